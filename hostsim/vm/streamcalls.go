@@ -1,0 +1,84 @@
+package vm
+
+import (
+	"strings"
+	"unicode"
+
+	"switchyard/hostsim/abi"
+)
+
+// What acts on the stream (Proxy-Wasm 0.2.1, "HTTP streams", "Stream
+// contexts"). In Envoy all of it happens after the callback has returned; a
+// Stream is told at once and does the same.
+
+// proxySendLocalResponse makes the callback that runs stop the stream,
+// whatever it returns. Only the first local response of a callback counts.
+// The status is Ok even where there is no stream.
+func proxySendLocalResponse(v *instance, stack []uint64) abi.Status {
+	details, ok1 := v.readString(stack[1], stack[2])
+	body, ok2 := v.read(stack[3], stack[4])
+	headers, ok3 := v.read(stack[5], stack[6])
+	if !ok1 || !ok2 || !ok3 {
+		return abi.StatusInvalidMemoryAccess
+	}
+	c := v.context()
+	if c.stream != nil && !v.stopNext {
+		pairs, _ := abi.ParsePairs(headers)
+		underscored := strings.Map(func(r rune) rune {
+			if r < unicode.MaxASCII && unicode.IsSpace(r) {
+				return '_'
+			}
+			return r
+		}, details)
+		c.stream.SendLocalResponse(uint32(stack[0]), strings.Clone(underscored), append([]byte(nil), body...), pairs, int32(uint32(stack[7])))
+	}
+	v.stopNext = true
+	return abi.StatusOK
+}
+
+func proxyContinueStream(v *instance, stack []uint64) abi.Status {
+	return v.context().continueStream(uint32(stack[0]))
+}
+
+func proxyContinueRequest(v *instance, _ []uint64) abi.Status {
+	return v.context().continueStream(uint32(abi.StreamRequest))
+}
+
+func proxyContinueResponse(v *instance, _ []uint64) abi.Status {
+	return v.context().continueStream(uint32(abi.StreamResponse))
+}
+
+// continueStream resumes a paused stream. The request's maps and body are
+// gone from then on until the next callback, for a response too.
+func (c *hostContext) continueStream(t uint32) abi.Status {
+	switch {
+	case t > uint32(abi.StreamUpstream):
+		return abi.StatusBadArgument
+	case t == uint32(abi.StreamDownstream):
+		return abi.StatusOK
+	case t == uint32(abi.StreamUpstream):
+		return abi.StatusUnimplemented
+	case c.stream == nil:
+		return abi.StatusOK
+	}
+	c.requestGone = true
+	return c.stream.Continue(abi.StreamType(t))
+}
+
+func proxyCloseStream(v *instance, stack []uint64) abi.Status {
+	c, t := v.context(), uint32(stack[0])
+	switch {
+	case t > uint32(abi.StreamUpstream):
+		return abi.StatusBadArgument
+	case c.stream == nil || t > uint32(abi.StreamResponse):
+		return abi.StatusOK
+	}
+	return c.stream.Close(abi.StreamType(t))
+}
+
+func proxyClearRouteCache(v *instance, _ []uint64) abi.Status {
+	if c := v.context(); c.stream != nil {
+		c.stream.ClearRouteCache()
+	}
+	return abi.StatusOK
+}

@@ -1,0 +1,28 @@
+;; A guest whose callbacks return the number of headers, bytes or trailers. At
+;; the end of a stream they send a local response first. With 98 they write a
+;; header and return the status; with 99 they continue the request before that.
+(module
+  (import "env" "proxy_send_local_response" (func $reply (param i32 i32 i32 i32 i32 i32 i32 i32) (result i32)))
+  (import "env" "proxy_continue_stream" (func $continue (param i32) (result i32)))
+  (import "env" "proxy_add_header_map_value" (func $add (param i32 i32 i32 i32 i32) (result i32)))
+  (memory (export "memory") 1)
+  (data (i32.const 0) "x")
+  (func (export "proxy_abi_version_0_2_1"))
+  (func (export "malloc") (param i32) (result i32) (i32.const 1024))
+  (func $act (param i32 i32 i32) (result i32)
+    (if (local.get 2)
+      (then (drop (call $reply (i32.const 200) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0)
+                               (i32.const 0) (i32.const 0) (i32.const -1)))))
+    (if (i32.eq (local.get 1) (i32.const 98))
+      (then (return (call $add (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1)))))
+    (if (i32.eq (local.get 1) (i32.const 99))
+      (then (drop (call $continue (i32.const 0)))
+            (return (call $add (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1)))))
+    (local.get 1))
+  (export "proxy_on_request_headers" (func $act))
+  (export "proxy_on_response_headers" (func $act))
+  (export "proxy_on_request_body" (func $act))
+  (export "proxy_on_response_body" (func $act))
+  (func $trailers (param i32 i32) (result i32) (local.get 1))
+  (export "proxy_on_request_trailers" (func $trailers))
+  (export "proxy_on_response_trailers" (func $trailers)))

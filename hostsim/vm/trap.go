@@ -1,0 +1,90 @@
+package vm
+
+import (
+	"errors"
+	"strconv"
+	"strings"
+
+	"github.com/tetratelabs/wazero/sys"
+)
+
+// errRestricted ends a guest that calls a host function which it may not call
+// at the moment.
+var errRestricted = errors.New("restricted_callback")
+
+// TrapError says that the guest trapped. Its VM is dead from then on.
+type TrapError struct {
+	Function string   // the callback, or malloc
+	Reason   string   // in V8's words where V8 has some
+	Stack    []string // the guest's functions, innermost first
+	Err      error    // what the WebAssembly engine said
+}
+
+// Error is the first line of what Envoy logs.
+func (e *TrapError) Error() string {
+	return "Function: " + e.Function + " failed: " + e.Reason
+}
+
+// Unwrap returns the WebAssembly engine's error.
+func (e *TrapError) Unwrap() error { return e.Err }
+
+// Detail is all that Envoy logs: Error and the guest's stack.
+func (e *TrapError) Detail() string {
+	if len(e.Stack) == 0 {
+		return e.Error()
+	}
+	var b strings.Builder
+	b.WriteString(e.Error())
+	b.WriteString("\nProxy-Wasm plugin in-VM backtrace:")
+	for i, frame := range e.Stack {
+		b.WriteString("\n" + strings.Repeat(" ", max(0, 3-len(strconv.Itoa(i)))) + strconv.Itoa(i) + ":  " + frame)
+	}
+	return b.String()
+}
+
+// maxFrames is how many frames of a stack are kept, as in proxy-wasm-cpp-host.
+const maxFrames = 20
+
+func newTrapError(function string, err error) *TrapError {
+	e := &TrapError{Function: function, Err: err}
+	if exit, ok := errors.AsType[*sys.ExitError](err); ok {
+		e.Reason = "callback deadline exceeded (an endless loop?)"
+		if exit.ExitCode() != sys.ExitCodeDeadlineExceeded {
+			e.Reason = exit.Error()
+		}
+		return e
+	}
+	text, stack, _ := strings.Cut(err.Error(), "\nwasm stack trace:\n")
+	for line := range strings.Lines(stack) {
+		if len(e.Stack) < maxFrames {
+			e.Stack = append(e.Stack, strings.TrimSpace(line))
+		}
+	}
+	text, _, _ = strings.Cut(text, "\n")
+	text = strings.TrimPrefix(text, "wasm error: ")
+	if errors.Is(err, errRestricted) {
+		e.Reason = "Uncaught Error: restricted_callback"
+		return e
+	}
+	switch text {
+	case "unreachable":
+		e.Reason = "Uncaught RuntimeError: unreachable"
+	case "integer divide by zero":
+		e.Reason = "Uncaught RuntimeError: divide by zero"
+	case "integer overflow":
+		e.Reason = "Uncaught RuntimeError: divide result unrepresentable"
+	case "invalid conversion to integer":
+		e.Reason = "Uncaught RuntimeError: float unrepresentable in integer range"
+	case "out of bounds memory access":
+		e.Reason = "Uncaught RuntimeError: memory access out of bounds"
+	case "invalid table access":
+		e.Reason = "Uncaught RuntimeError: table index is out of bounds"
+	case "indirect call type mismatch":
+		e.Reason = "Uncaught RuntimeError: null function or function signature mismatch"
+	case "stack overflow":
+		e.Reason = "Uncaught RangeError: Maximum call stack size exceeded"
+	default:
+		e.Reason = text
+	}
+	return e
+}

@@ -1,0 +1,144 @@
+// Command hostsim runs an Envoy bootstrap, Proxy-Wasm filters included, on the simulator. It takes Envoy's own flags.
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+
+	"switchyard/hostsim"
+)
+
+func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+
+// commandLine is what kong reads the arguments into.
+type commandLine struct {
+	Run runCommand `cmd:"" help:"Run a bootstrap until SIGTERM or SIGINT, then drain."`
+}
+
+// runCommand has the flags of envoy, by Envoy's names.
+type runCommand struct {
+	ConfigPath        string `short:"c" placeholder:"FILE" help:"The bootstrap: .yaml, .yml or .json."`
+	ConfigYAML        string `name:"config-yaml" placeholder:"TEXT" help:"The bootstrap itself, instead of -c."`
+	Mode              string `enum:"serve,validate" default:"serve" help:"serve, or validate: check the bootstrap and exit."`
+	Concurrency       int    `placeholder:"N" help:"Number of workers, by default one for each CPU."`
+	AdminAddressPath  string `placeholder:"FILE" help:"Write the address of the admin server to this file."`
+	LogLevel          string `short:"l" default:"info" placeholder:"LEVEL" help:"trace, debug, info, warning, error, critical or off."`
+	ComponentLogLevel string `placeholder:"NAME:LEVEL,..." help:"Levels of single components, such as wasm:debug."`
+	LogPath           string `placeholder:"FILE" help:"Write the log to this file instead of stderr."`
+
+	// Taken so that an envoy command line works as it is. There is no hot restart, and so nothing for them to do.
+	BaseID            uint `name:"base-id" hidden:""`
+	UseDynamicBaseID  bool `name:"use-dynamic-base-id" hidden:""`
+	DisableHotRestart bool `hidden:""`
+	DrainTimeS        uint `name:"drain-time-s" hidden:""`
+}
+
+// run is main without the process: it returns the exit code. An error is one line on stderr and exit code 1.
+func run(args []string, stdout, stderr io.Writer) int {
+	err := func() error {
+		var cl commandLine
+		exited := -1
+		parser, err := kong.New(&cl,
+			kong.Name("hostsim"),
+			kong.Description("Upgrade-aware Envoy simulator: the same YAML, the same .wasm, the same answers."),
+			kong.Writers(stdout, stderr),
+			kong.Exit(func(code int) { exited = code }),
+		)
+		if err != nil {
+			return err
+		}
+		if _, err := parser.Parse(args); exited < 0 && err != nil {
+			return fmt.Errorf("%w, see hostsim run --help", err)
+		}
+		if exited >= 0 { // --help
+			return nil
+		}
+		return cl.Run.run(stdout, stderr)
+	}()
+	if err != nil {
+		fmt.Fprintln(stderr, "hostsim:", strings.Join(strings.Fields(err.Error()), " "))
+		return 1
+	}
+	return 0
+}
+
+func (r *runCommand) run(stdout, stderr io.Writer) error {
+	levels, err := parseLevels(r.LogLevel, r.ComponentLogLevel)
+	if err != nil {
+		return err
+	}
+	if r.Concurrency < 0 {
+		return fmt.Errorf("--concurrency: %d is not a number of workers", r.Concurrency)
+	}
+	cfg, err := r.load()
+	if err != nil {
+		return err
+	}
+	log := stderr
+	if r.LogPath != "" {
+		f, err := os.OpenFile(r.LogPath, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644)
+		if err != nil {
+			return fmt.Errorf("--log-path: %w", err)
+		}
+		defer f.Close()
+		log = f
+	}
+	options := hostsim.Options{
+		Concurrency:      cmp.Or(r.Concurrency, runtime.NumCPU()),
+		AdminAddressPath: r.AdminAddressPath,
+		Logger:           newLogger(log, levels),
+		CacheDir:         cacheDir(),
+		Stdout:           stdout,
+		Stderr:           stderr,
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+	defer stop()
+	context.AfterFunc(ctx, stop) // a second signal ends the process without draining
+
+	if r.Mode == "validate" {
+		if err := hostsim.Validate(ctx, cfg, options); err != nil {
+			return err
+		}
+		fmt.Fprintf(stdout, "configuration '%s' OK\n", r.ConfigPath)
+		return nil
+	}
+	srv, err := hostsim.New(ctx, cfg, options)
+	if err != nil {
+		return err
+	}
+	defer srv.Close()
+	return srv.Serve(ctx)
+}
+
+func (r *runCommand) load() (*hostsim.Config, error) {
+	switch {
+	case r.ConfigPath != "" && r.ConfigYAML != "":
+		return nil, errors.New("-c and --config-yaml cannot be merged, use one of them")
+	case r.ConfigPath != "":
+		return hostsim.Load(r.ConfigPath)
+	case r.ConfigYAML != "":
+		return hostsim.Parse("--config-yaml", []byte(r.ConfigYAML))
+	default:
+		return nil, errors.New("no bootstrap, use -c FILE")
+	}
+}
+
+// cacheDir is where compiled plugins are kept between runs, "" if there is no place.
+func cacheDir() string {
+	dir, err := os.UserCacheDir()
+	if err != nil {
+		return ""
+	}
+	return filepath.Join(dir, "hostsim")
+}

@@ -1,0 +1,177 @@
+// Package hostsim runs Envoy bootstraps and Proxy-Wasm plugins without Envoy,
+// and does what Envoy does.
+//
+//	cfg, err := hostsim.Load("bootstrap.yaml")
+//	srv, err := hostsim.New(ctx, cfg, hostsim.Options{})
+//	err = srv.Serve(ctx) // until ctx is done; then it drains
+//	srv.Close()
+//
+// What a bootstrap may contain is in [switchyard/hostsim/bootstrap]; whatever
+// is valid for Envoy and not simulated is refused there, with its line.
+package hostsim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"strconv"
+	"sync"
+	"time"
+
+	"switchyard/hostsim/admin"
+	"switchyard/hostsim/bootstrap"
+	"switchyard/hostsim/proxy"
+)
+
+// Config is a checked bootstrap.
+type Config struct{ boot *bootstrap.Bootstrap }
+
+// Load reads and checks a bootstrap file. Errors are one line each: file,
+// line, path in the YAML, what was found and what to do.
+func Load(file string) (*Config, error) {
+	boot, err := bootstrap.LoadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	return &Config{boot}, nil
+}
+
+// Parse is Load for text; name stands for the file in errors.
+func Parse(name string, data []byte) (*Config, error) {
+	boot, err := bootstrap.Load(name, data)
+	if err != nil {
+		return nil, err
+	}
+	return &Config{boot}, nil
+}
+
+// Options are what Envoy takes from its command line.
+type Options struct {
+	// Concurrency is the number of workers; 0 means 1.
+	Concurrency int
+	// AdminAddressPath is a file that gets the address of the admin listener.
+	AdminAddressPath string
+	// Logger takes what Envoy writes to its log; nil drops it.
+	Logger *slog.Logger
+	// CacheDir keeps compiled plugins; "" keeps none.
+	CacheDir string
+	// Stdout and Stderr take access logs written to /dev/stdout and
+	// /dev/stderr; nil drops them.
+	Stdout, Stderr io.Writer
+}
+
+// Server is a running simulator.
+type Server struct {
+	*proxy.Server
+	log       *slog.Logger
+	admin     net.Listener // nil without an admin block
+	quit      chan struct{}
+	quitOnce  sync.Once
+	closeOnce sync.Once
+}
+
+// New starts plugins and opens the listeners and the admin address. Nothing
+// is answered before Serve.
+func New(ctx context.Context, cfg *Config, options Options) (*Server, error) {
+	if options.Logger == nil {
+		options.Logger = slog.New(slog.DiscardHandler)
+	}
+	data, err := proxy.New(ctx, cfg.boot, proxyOptions(options))
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{Server: data, log: options.Logger.With("component", "main"), quit: make(chan struct{})}
+	if err := s.openAdmin(cfg, options); err != nil {
+		data.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// Validate does all that New does, but opens nothing.
+func Validate(ctx context.Context, cfg *Config, options Options) error {
+	return proxy.Validate(ctx, cfg.boot, proxyOptions(options))
+}
+
+func proxyOptions(o Options) proxy.Options {
+	return proxy.Options{Concurrency: o.Concurrency, CacheDir: o.CacheDir, Logger: o.Logger, Stdout: o.Stdout, Stderr: o.Stderr}
+}
+
+func (s *Server) openAdmin(cfg *Config, options Options) error {
+	sa := cfg.boot.Proto().GetAdmin().GetAddress().GetSocketAddress()
+	if sa == nil {
+		return nil
+	}
+	address := net.JoinHostPort(sa.GetAddress(), strconv.Itoa(int(sa.GetPortValue())))
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		var op *net.OpError
+		if errors.As(err, &op) {
+			err = op.Err
+		}
+		return cfg.boot.Errorf("admin.address.socket_address", "cannot listen on %s: %v", address, err)
+	}
+	s.admin = l
+	if options.AdminAddressPath != "" {
+		if err := os.WriteFile(options.AdminAddressPath, []byte(l.Addr().String()), 0o644); err != nil {
+			l.Close()
+			return fmt.Errorf("admin address file: %w", err)
+		}
+	}
+	return nil
+}
+
+// drainTime is how long requests under way have when the server stops.
+const drainTime = 5 * time.Second
+
+// Serve answers until ctx is done or /quitquitquit is asked for. Then it
+// accepts nothing more, lets requests under way end for up to 5 s, closes what
+// is left, and returns nil.
+func (s *Server) Serve(ctx context.Context) error {
+	s.Start()
+	failed := make(chan error, 1)
+	if s.admin != nil {
+		server := &http.Server{Handler: admin.Handler(s.Server, s.stop), ReadHeaderTimeout: 10 * time.Second}
+		defer server.Close()
+		go func() { failed <- server.Serve(s.admin) }()
+	}
+	s.log.Info("starting main dispatch loop")
+	select {
+	case <-ctx.Done():
+	case <-s.quit:
+	case err := <-failed:
+		return fmt.Errorf("admin: %w", err)
+	}
+	s.log.Info("draining")
+	drain, cancel := context.WithTimeout(context.Background(), drainTime)
+	defer cancel()
+	s.Drain(drain)
+	s.log.Info("exiting")
+	return nil
+}
+
+func (s *Server) stop() { s.quitOnce.Do(func() { close(s.quit) }) }
+
+// AdminAddress is where the admin endpoints are; nil without an admin block.
+func (s *Server) AdminAddress() net.Addr {
+	if s.admin == nil {
+		return nil
+	}
+	return s.admin.Addr()
+}
+
+// Close ends everything at once and frees it. It may be called at any time,
+// also more than once.
+func (s *Server) Close() {
+	s.closeOnce.Do(func() {
+		if s.admin != nil {
+			s.admin.Close()
+		}
+		s.Server.Close()
+	})
+}

@@ -1,0 +1,487 @@
+package proxy
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"net"
+	"strings"
+	"time"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+)
+
+// hcm is an HTTP connection manager.
+type hcm struct {
+	server *Server
+
+	routes     *routeTable
+	chain      *filterChain
+	upgrades   []upgradeConfig
+	early      []mutation
+	accessLogs []*accessLog
+
+	ignoreUpgrade []func(protocol string) bool
+	acceptHTTP10  bool
+	underscores   corev3.HttpProtocolOptions_HeadersWithUnderscoresAction
+	maxHeaders    int
+	maxHeadBytes  int
+
+	normalizePath, mergeSlashes bool
+	escapedSlashes              hcmv3.HttpConnectionManager_PathWithEscapedSlashesAction
+
+	remoteAddress bool // use_remote_address: this is the edge
+
+	serverName     string
+	serverHeader   hcmv3.HttpConnectionManager_ServerHeaderTransformation
+	generateID     bool
+	idleTimeout    time.Duration // of a connection without a stream; 0: none
+	streamIdle     time.Duration // 0: none
+	requestTimeout time.Duration // until the request is complete; 0: none
+	headersTimeout time.Duration // until its head is; 0: none
+	stats          hcmStats
+}
+
+type hcmStats struct {
+	connections, activeConnections *Stat
+	requests, activeRequests       *Stat
+	classes                        [6]*Stat // by the first digit of the status
+	upgrades, activeUpgrades       *Stat
+	upgradeRefused                 *Stat
+}
+
+// localReply is a response that the proxy gives itself.
+type localReply struct {
+	status  int
+	body    string
+	details string // response code details
+	flags   string // response flags
+	headers [][2]string
+}
+
+// decodeHead is the codec and the connection manager up to the first filter:
+// it turns a head into the stream's request headers, finds the initial route
+// and makes the filter chain. A non-nil reply ends the stream.
+func (s *stream) decodeHead(head []byte) *localReply {
+	m, h := s.hcm, &s.request
+	req, err := parseRequest(head, h, m.maxHeaders)
+	if err != nil {
+		return codecReply(err)
+	}
+	s.protocol, s.http11 = "HTTP/1.1", req.http11
+	if !req.http11 {
+		s.protocol = "HTTP/1.0"
+	}
+	s.head = req.method == "HEAD"
+	if r := s.underscoreHeaders(); r != nil {
+		return r
+	}
+	s.upgrade = m.sanitizeUpgrade(h)
+	if r := s.framing(req.method); r != nil {
+		return r
+	}
+	if !s.upgrade && !sanitizeConnection(h) {
+		return codecReply(&codecError{status: 400, details: "http1.connection_header_rejected"})
+	}
+	if r := s.target(req); r != nil {
+		return r
+	}
+	h.insert(":method", req.method)
+
+	if equalFold(h.value("expect"), "100-continue") && req.http11 {
+		s.conn.write([]byte("HTTP/1.1 100 Continue\r\n\r\n"))
+		h.remove("expect")
+	}
+	if !req.http11 && !m.acceptHTTP10 {
+		return &localReply{status: 426, body: reasonPhrase("426"), details: "low_version"}
+	}
+	if !h.has(":authority") {
+		return &localReply{status: 400, details: "missing_host_header"}
+	}
+	if !validAuthority(h.value(":authority")) {
+		return &localReply{status: 400, details: "http1.invalid_authority"}
+	}
+	if path := h.value(":path"); path != "" && path[0] != '/' {
+		return &localReply{status: 404, details: "absolute_path_rejected"}
+	}
+	if r := m.sanitizePath(h); r != nil {
+		return r
+	}
+	s.closing = s.closing || wantsClose(h, req.http11)
+	s.mutateRequest()
+
+	s.findRoute()
+	chain := m.chain
+	if isUpgrade(h) {
+		var ok bool
+		if chain, ok = m.upgradeChain(s.route, h.value("upgrade")); !ok {
+			m.stats.upgradeRefused.Add(1)
+			s.makeFilters(m.chain)
+			return &localReply{status: 403, details: "upgrade_failed"}
+		}
+	}
+	s.makeFilters(chain)
+	return nil
+}
+
+func codecReply(err error) *localReply {
+	e, ok := err.(*codecError)
+	if !ok {
+		e = errParse
+	}
+	r := &localReply{status: e.status, details: e.details, flags: "DPE"}
+	if !e.empty {
+		r.body = reasonPhrase(itoa(e.status))
+	}
+	return r
+}
+
+// underscoreHeaders applies headers_with_underscores_action.
+func (s *stream) underscoreHeaders() *localReply {
+	if s.hcm.underscores == corev3.HttpProtocolOptions_ALLOW {
+		return nil
+	}
+	for i := 0; i < s.request.Len(); {
+		name, _ := s.request.At(i)
+		if !strings.Contains(name, "_") {
+			i++
+			continue
+		}
+		if s.hcm.underscores == corev3.HttpProtocolOptions_REJECT_REQUEST {
+			return codecReply(&codecError{status: 400, details: "http1.unexpected_underscore"})
+		}
+		s.request.remove(name)
+	}
+	return nil
+}
+
+// framing decides how the request's content ends (RFC 9112 6.3), with Envoy's
+// refusals.
+func (s *stream) framing(method string) *localReply {
+	h := &s.request
+	te, length := h.has("transfer-encoding"), h.has("content-length")
+	if method == "CONNECT" && length {
+		if h.value("content-length") != "0" {
+			return codecReply(&codecError{status: 400, details: "http1.body_disallowed"})
+		}
+		h.remove("content-length")
+		length = false
+	}
+	if te && length {
+		return codecReply(&codecError{status: 400, details: "http1.content_length_and_chunked_not_allowed"})
+	}
+	n := int64(0)
+	if length {
+		var ok bool
+		if n, ok = contentLength(h.value("content-length")); !ok {
+			return codecReply(errParse)
+		}
+	}
+	if te && (!equalFold(h.value("transfer-encoding"), "chunked") || method == "CONNECT") {
+		return codecReply(&codecError{status: 501, details: "http1.invalid_transfer_encoding"})
+	}
+	switch in := &s.conn.in; {
+	case s.upgrade || method == "CONNECT":
+		s.body.reset(in, bodyUntilClose, 0)
+	case te:
+		s.body.reset(in, bodyChunked, 0)
+	default:
+		s.body.reset(in, bodyLength, n)
+	}
+	return nil
+}
+
+// target splits the request target into pseudo headers (handlePath).
+func (s *stream) target(req requestHead) *localReply {
+	h, t := &s.request, req.target
+	switch {
+	case req.method == "CONNECT":
+		h.set(":authority", t)
+		return nil
+	case t[0] == '/' || req.method == "OPTIONS" && t[0] == '*':
+		h.insert(":path", t)
+		return nil
+	}
+	scheme, rest, ok := strings.Cut(t, "://")
+	if !ok {
+		return codecReply(&codecError{status: 400, details: "http1.invalid_url"})
+	}
+	host, path := rest, ""
+	if i := strings.IndexAny(rest, "/?#"); i >= 0 {
+		host, path = rest[:i], rest[i:]
+	}
+	scheme = lower(scheme)
+	if scheme != "http" && scheme != "https" {
+		// Envoy's URL parser takes no other scheme.
+		return codecReply(&codecError{status: 400, details: "http1.invalid_url"})
+	}
+	if path == "" || path[0] != '/' {
+		path = "/" + path
+	}
+	// RFC 9112 3.2.2: the host of the target takes the place of Host.
+	h.set(":authority", host)
+	h.insert(":scheme", scheme)
+	h.insert(":path", path)
+	return nil
+}
+
+// validAuthority holds what a Host may contain (HeaderUtility::authorityIsValid).
+func validAuthority(a string) bool {
+	for i := 0; i < len(a); i++ {
+		c := a[i]
+		if !isAlpha(c) && !isDigit(c) && strings.IndexByte("!$%&'()*+,-.:;=@[]_~", c) < 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// wantsClose says whether the client asked for the end of the connection.
+func wantsClose(h *Headers, http11 bool) bool {
+	connection := h.value("connection")
+	if hasToken(connection, "close") || hasToken(h.value("proxy-connection"), "close") {
+		return true
+	}
+	return !http11 && !hasToken(connection, "keep-alive")
+}
+
+// sanitizePath normalises :path as the connection manager is configured to.
+func (m *hcm) sanitizePath(h *Headers) *localReply {
+	path := h.value(":path")
+	if path == "" {
+		return nil
+	}
+	before := path
+	if m.escapedSlashes > hcmv3.HttpConnectionManager_KEEP_UNCHANGED && hasEscapedSlash(path) {
+		switch m.escapedSlashes {
+		case hcmv3.HttpConnectionManager_REJECT_REQUEST:
+			return &localReply{status: 400, details: "path_normalization_failed"}
+		default:
+			path = unescapeSlashes(path)
+		}
+	}
+	redirect := path != before && m.escapedSlashes == hcmv3.HttpConnectionManager_UNESCAPE_AND_REDIRECT
+	if m.normalizePath {
+		var ok bool
+		if path, ok = normalizePath(path); !ok {
+			return &localReply{status: 400, details: "path_normalization_failed"}
+		}
+	}
+	if m.mergeSlashes {
+		path = mergeSlashes(path)
+	}
+	if redirect {
+		return &localReply{status: 307, details: "path_normalization_failed", headers: [][2]string{{"location", path}}}
+	}
+	if path != before {
+		h.set(":path", path)
+	}
+	return nil
+}
+
+// mutateRequest is ConnectionManagerUtility::mutateRequestHeaders.
+func (s *stream) mutateRequest() {
+	m, h := s.hcm, &s.request
+	s.mutateEarly()
+	if !isUpgrade(h) {
+		h.remove("connection")
+		h.remove("upgrade")
+		if te := h.value("te"); te != "" {
+			if hasToken(te, "trailers") {
+				h.set("te", "trailers")
+			} else {
+				h.remove("te")
+			}
+		}
+	}
+	h.remove("x-envoy-internal")
+	h.remove("keep-alive")
+	h.remove("proxy-connection")
+	h.remove("transfer-encoding")
+	if m.remoteAddress {
+		s.trustOnlyConnection()
+	} else if h.value("x-forwarded-proto") == "" {
+		h.set("x-forwarded-proto", "http")
+	}
+	if !h.has(":scheme") {
+		h.insert(":scheme", schemeOf(h.value("x-forwarded-proto")))
+	}
+	if m.generateID && (m.remoteAddress || h.value("x-request-id") == "") {
+		h.set("x-request-id", newRequestID())
+	}
+}
+
+// trustOnlyConnection is use_remote_address without trusted hops: this is the
+// edge, and what a client says of itself counts for nothing.
+func (s *stream) trustOnlyConnection() {
+	h := &s.request
+	client := withoutPort(s.conn.remote)
+	appended := client
+	if ip := net.ParseIP(client); ip != nil && ip.IsLoopback() {
+		appended = s.hcm.server.localIP // Envoy names itself for a client on its own machine
+	}
+	h.Add("x-forwarded-for", appended)
+	h.set("x-forwarded-proto", "http")
+	for _, name := range edgeHeaders {
+		h.remove(name)
+	}
+	h.set("x-envoy-external-address", client)
+}
+
+// edgeHeaders are what Envoy removes of requests from outside
+// (ConnectionManagerUtility::cleanInternalHeaders).
+var edgeHeaders = []string{
+	"x-envoy-retriable-status-codes", "x-envoy-retriable-header-names", "x-envoy-retry-on", "x-envoy-retry-grpc-on",
+	"x-envoy-max-retries", "x-envoy-upstream-alt-stat-name", "x-envoy-upstream-rq-timeout-ms",
+	"x-envoy-upstream-rq-per-try-timeout-ms", "x-envoy-upstream-rq-timeout-alt-response", "x-envoy-expected-rq-timeout-ms",
+	"x-envoy-force-trace", "x-envoy-ip-tags", "x-envoy-original-url", "x-envoy-original-host", "x-envoy-original-path",
+	"x-envoy-hedge-on-per-try-timeout", "x-envoy-upstream-stream-duration-ms", "x-envoy-decorator-operation",
+	"x-envoy-downstream-service-cluster", "x-envoy-downstream-service-node",
+}
+
+// localIP is what Envoy takes for its own address: the first of an interface
+// that is no loopback.
+func localIP() string {
+	addresses, _ := net.InterfaceAddrs()
+	for _, a := range addresses {
+		if n, ok := a.(*net.IPNet); ok && n.IP.To4() != nil && !n.IP.IsLoopback() {
+			return n.IP.String()
+		}
+	}
+	return "127.0.0.1"
+}
+
+func schemeOf(forwardedProto string) string {
+	if p := lower(forwardedProto); p == "https" {
+		return p
+	}
+	return "http"
+}
+
+// newRequestID makes a random UUID.
+func newRequestID() string {
+	var u [16]byte
+	rand.Read(u[:])
+	u[6], u[8] = u[6]&0x0f|0x40, u[8]&0x3f|0x80
+	var b [36]byte
+	hex.Encode(b[:8], u[:4])
+	hex.Encode(b[9:13], u[4:6])
+	hex.Encode(b[14:18], u[6:8])
+	hex.Encode(b[19:23], u[8:10])
+	hex.Encode(b[24:], u[10:])
+	b[8], b[13], b[18], b[23] = '-', '-', '-', '-'
+	return string(b[:])
+}
+
+// mutateResponse is what the connection manager does to every response head,
+// last of all (ActiveStream::encodeHeaders, mutateResponseHeaders).
+func (s *stream) mutateResponse() {
+	m, h := s.hcm, &s.response
+	if !h.has("date") {
+		h.insert("date", s.conn.server.date())
+	}
+	if m.serverHeader == hcmv3.HttpConnectionManager_OVERWRITE ||
+		m.serverHeader == hcmv3.HttpConnectionManager_APPEND_IF_ABSENT && !h.has("server") {
+		h.set("server", m.serverName)
+	}
+	if isUpgrade(&s.request) && isUpgrade(h) {
+		if !h.has("transfer-encoding") && !h.has("content-length") && s.status >= 200 {
+			h.insert("content-length", "0")
+		}
+	} else {
+		h.remove("connection")
+		h.remove("upgrade")
+	}
+	h.remove("transfer-encoding")
+	h.remove("keep-alive")
+	h.remove("proxy-connection")
+	if !s.http11 {
+		if !h.has("content-length") {
+			s.closing = true
+		}
+		if !s.closing {
+			h.set("connection", "keep-alive")
+		}
+	}
+	if !s.body.done {
+		s.closing = true
+	}
+	if s.closing && !isUpgrade(h) {
+		h.set("connection", "close")
+	}
+}
+
+func (b *builder) hcm(path string, c *hcmv3.HttpConnectionManager) (*hcm, error) {
+	m := &hcm{
+		server:         b.server,
+		serverName:     "envoy",
+		serverHeader:   c.GetServerHeaderTransformation(),
+		remoteAddress:  c.GetUseRemoteAddress().GetValue(),
+		generateID:     c.GetGenerateRequestId() == nil || c.GetGenerateRequestId().GetValue(),
+		maxHeaders:     100,
+		maxHeadBytes:   60 << 10,
+		acceptHTTP10:   c.GetHttpProtocolOptions().GetAcceptHttp_10(),
+		underscores:    c.GetCommonHttpProtocolOptions().GetHeadersWithUnderscoresAction(),
+		normalizePath:  c.GetNormalizePath().GetValue(),
+		mergeSlashes:   c.GetMergeSlashes(),
+		escapedSlashes: c.GetPathWithEscapedSlashesAction(),
+		idleTimeout:    time.Hour,
+		streamIdle:     5 * time.Minute,
+		requestTimeout: c.GetRequestTimeout().AsDuration(),
+		headersTimeout: c.GetRequestHeadersTimeout().AsDuration(),
+	}
+	if c.GetServerName() != "" {
+		m.serverName = c.GetServerName()
+	}
+	if v := c.GetCommonHttpProtocolOptions().GetMaxHeadersCount(); v != nil {
+		m.maxHeaders = int(v.GetValue())
+	}
+	if v := c.GetMaxRequestHeadersKb(); v != nil {
+		m.maxHeadBytes = int(v.GetValue()) << 10
+	}
+	if v := c.GetCommonHttpProtocolOptions().GetIdleTimeout(); v != nil {
+		m.idleTimeout = v.AsDuration()
+	}
+	if v := c.GetStreamIdleTimeout(); v != nil {
+		m.streamIdle = v.AsDuration()
+	}
+	for i, sm := range c.GetHttpProtocolOptions().GetIgnoreHttp_11Upgrade() {
+		match, err := b.stringMatch(at(path+".http_protocol_options", "ignore_http_11_upgrade", i), sm)
+		if err != nil {
+			return nil, err
+		}
+		m.ignoreUpgrade = append(m.ignoreUpgrade, match)
+	}
+	var err error
+	if m.routes, err = b.routeTable(path+".route_config", c.GetRouteConfig()); err != nil {
+		return nil, err
+	}
+	if m.early, err = b.earlyMutations(path+".early_header_mutation_extensions", c.GetEarlyHeaderMutationExtensions()); err != nil {
+		return nil, err
+	}
+	if m.chain, err = b.filterChain(path+".http_filters", c.GetHttpFilters()); err != nil {
+		return nil, err
+	}
+	if m.upgrades, err = b.upgradeConfigs(path, c.GetUpgradeConfigs()); err != nil {
+		return nil, err
+	}
+	if m.accessLogs, err = b.accessLogs(path, c.GetAccessLog()); err != nil {
+		return nil, err
+	}
+	m.stats = newHCMStats(&b.server.Stats, "http."+c.GetStatPrefix()+".")
+	return m, nil
+}
+
+func newHCMStats(stats *Stats, prefix string) hcmStats {
+	stat := func(name string) *Stat { return stats.Stat(prefix + name) }
+	s := hcmStats{
+		connections: stat("downstream_cx_total"), activeConnections: stat("downstream_cx_active"),
+		requests: stat("downstream_rq_total"), activeRequests: stat("downstream_rq_active"),
+		upgrades: stat("downstream_cx_upgrades_total"), activeUpgrades: stat("downstream_cx_upgrades_active"),
+		upgradeRefused: stat("downstream_rq_ws_on_non_ws_route"),
+	}
+	for i := 1; i <= 5; i++ {
+		s.classes[i] = stat("downstream_rq_" + string(rune('0'+i)) + "xx")
+	}
+	return s
+}

@@ -1,0 +1,216 @@
+package proxy
+
+import (
+	"errors"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// listener accepts connections for one connection manager.
+type listener struct {
+	name   string
+	server *Server
+	hcm    *hcm
+	net.Listener
+}
+
+func (l *listener) serve() {
+	for {
+		conn, err := l.Accept()
+		if err != nil {
+			if errors.Is(err, net.ErrClosed) {
+				return
+			}
+			l.server.options.Logger.Error("accept failed", "listener", l.name, "error", err)
+			time.Sleep(10 * time.Millisecond) // out of file descriptors, most likely
+			continue
+		}
+		c := l.server.newConnection(l.hcm, conn)
+		if c == nil {
+			conn.Close()
+			return
+		}
+		go c.serve()
+	}
+}
+
+// connection is a downstream connection. It belongs to one worker, whose
+// plugin VMs its streams use.
+type connection struct {
+	net.Conn
+	server        *Server
+	hcm           *hcm
+	id            uint64
+	worker        int
+	remote, local string
+
+	in     input
+	out    []byte // written by flush
+	reset  bool   // close without grace
+	stream stream
+
+	watching chan struct{} // closed when the watcher is through
+	idle     atomic.Bool   // waits for a request's first byte
+}
+
+func (c *connection) serve() {
+	m := c.hcm
+	m.stats.connections.Add(1)
+	m.stats.activeConnections.Add(1)
+	defer func() {
+		c.Close()
+		m.stats.activeConnections.Add(-1)
+		c.server.forget(c)
+	}()
+	for {
+		if len(c.in.buffered()) == 0 {
+			c.idle.Store(true)
+			select {
+			case <-c.server.draining:
+				return
+			default:
+			}
+			if m.idleTimeout > 0 {
+				c.SetReadDeadline(time.Now().Add(m.idleTimeout))
+			}
+			if err := c.in.fill(1); err != nil {
+				return
+			}
+			c.idle.Store(false)
+		}
+		if m.headersTimeout > 0 {
+			c.SetReadDeadline(time.Now().Add(m.headersTimeout))
+		}
+		head, err := c.in.readHead(m.maxHeadBytes, methodStart)
+		if _, refused := err.(*codecError); err != nil && !refused {
+			return
+		}
+		if m.idleTimeout > 0 || m.headersTimeout > 0 {
+			c.SetReadDeadline(time.Time{})
+		}
+		s := &c.stream
+		s.conn, s.hcm = c, m
+		if !s.serve(head, err) {
+			break
+		}
+	}
+	if c.reset {
+		if tcp, ok := c.Conn.(*net.TCPConn); ok {
+			tcp.SetLinger(0)
+		}
+		return
+	}
+	if !c.stream.body.done {
+		c.linger()
+	}
+}
+
+// delayedClose is Envoy's delayed_close_timeout.
+const delayedClose = time.Second
+
+// linger waits for the client to read a reply that was sent before the
+// request was complete: closing at once would reset the connection under it.
+func (c *connection) linger() {
+	c.SetReadDeadline(time.Now().Add(delayedClose))
+	c.in.r, c.in.w = 0, 0
+	for c.in.fill(1) == nil {
+		c.in.r, c.in.w = 0, 0
+	}
+}
+
+func (c *connection) write(b []byte) error {
+	_, err := c.Write(b)
+	return err
+}
+
+func (c *connection) flush() error {
+	if len(c.out) == 0 {
+		return nil
+	}
+	err := c.write(c.out)
+	if cap(c.out) > 4*bodyBuffer {
+		c.out = nil
+	}
+	c.out = c.out[:0]
+	return err
+}
+
+// watch starts reading ahead and returns a channel that is closed when the
+// client goes away. unwatch stops it; what was read stays in the buffer.
+func (c *connection) watch() <-chan struct{} {
+	gone, through := make(chan struct{}), make(chan struct{})
+	c.watching = through
+	go func() {
+		defer close(through)
+		const most = 64 << 10 // of pipelined requests
+		for len(c.in.buffered()) < most {
+			if err := c.in.fill(len(c.in.buffered()) + 1); err != nil {
+				var ne net.Error
+				if !errors.As(err, &ne) || !ne.Timeout() {
+					close(gone)
+				}
+				return
+			}
+		}
+	}()
+	return gone
+}
+
+func (c *connection) unwatch() {
+	if c.watching == nil {
+		return
+	}
+	c.SetReadDeadline(past)
+	<-c.watching
+	c.SetReadDeadline(time.Time{})
+	c.watching = nil
+}
+
+// date is the value of a Date field, made once a second.
+func (s *Server) date() string {
+	now := time.Now()
+	if d := s.dateCache.Load(); d != nil && d.second == now.Unix() {
+		return d.text
+	}
+	d := &dateText{now.Unix(), now.UTC().Format("Mon, 02 Jan 2006 15:04:05 GMT")}
+	s.dateCache.Store(d)
+	return d.text
+}
+
+type dateText struct {
+	second int64
+	text   string
+}
+
+// connections is the set of open connections.
+type connections struct {
+	mu   sync.Mutex
+	open map[*connection]struct{}
+	next uint64
+	wg   sync.WaitGroup
+}
+
+// newConnection registers a connection; nil when the server is closing.
+func (s *Server) newConnection(m *hcm, conn net.Conn) *connection {
+	s.conns.mu.Lock()
+	defer s.conns.mu.Unlock()
+	if s.conns.open == nil {
+		return nil
+	}
+	c := &connection{Conn: conn, server: s, hcm: m, id: s.conns.next, worker: int(s.conns.next % uint64(s.options.Concurrency)),
+		remote: conn.RemoteAddr().String(), local: conn.LocalAddr().String()}
+	c.in.conn = conn
+	s.conns.next++
+	s.conns.open[c] = struct{}{}
+	s.conns.wg.Add(1)
+	return c
+}
+
+func (s *Server) forget(c *connection) {
+	s.conns.mu.Lock()
+	delete(s.conns.open, c)
+	s.conns.mu.Unlock()
+	s.conns.wg.Done()
+}

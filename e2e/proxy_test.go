@@ -1,0 +1,231 @@
+package e2e
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"switchyard/envoy"
+)
+
+// root is the repository root as seen from the tests of this package: every
+// proxy runs there, because the shipped files name bin/switchyard.wasm.
+const root = ".."
+
+// A peer is a program that runs a bootstrap file. A test that needs one which
+// is not installed is skipped and names it, unless E2E_REQUIRE (a list of peer
+// names) has it.
+type peer struct {
+	name string
+	env  string   // environment variable that names another binary
+	path string   // from the repository root, where env is not set
+	args []string // before Envoy's own flags
+	get  string   // how to get it
+}
+
+var (
+	envoy140 = peer{name: "envoy", env: "ENVOY", path: ".tools/envoy-1.40.0/envoy", get: "make envoy"}
+	envoy136 = peer{name: "envoy-1.36", env: "ENVOY_1_36", path: ".tools/envoy-1.36.2/envoy", get: "make envoy"}
+	hostsim  = peer{name: "hostsim", env: "HOSTSIM", path: "bin/hostsim", args: []string{"run"}, get: "make build"}
+	plugin   = peer{name: "plugin", path: "bin/switchyard.wasm", get: "make build"}
+)
+
+var peers = []peer{envoy140, envoy136, hostsim}
+
+// require returns the absolute path of the peer's file or skips the test.
+func require(t *testing.T, p peer) string {
+	t.Helper()
+	path := filepath.Join(root, p.path)
+	if s := os.Getenv(p.env); p.env != "" && s != "" {
+		path = s
+	}
+	if _, err := os.Stat(path); err != nil {
+		required := strings.FieldsFunc(os.Getenv("E2E_REQUIRE"), func(r rune) bool { return r == ',' || r == ' ' })
+		if slices.Contains(required, p.name) {
+			t.Fatalf("%s is required by E2E_REQUIRE and missing: %v (%s)", p.name, err, p.get)
+		}
+		t.Skipf("%s is not installed: %v (%s)", p.name, err, p.get)
+	}
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return abs
+}
+
+// A proxy is a running peer with two upstreams behind it.
+type proxy struct {
+	name      string
+	addr      string // of its listener
+	upstreams *upstreams
+}
+
+// shipped returns the text of a file of package envoy.
+func shipped(t *testing.T, name string) string {
+	t.Helper()
+	b, err := fs.ReadFile(envoy.Files, name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+// replace replaces the one place where text has old: a shipped file that
+// changes under a test must not turn the test into a test of nothing.
+func replace(t *testing.T, text, old, new string) string {
+	t.Helper()
+	if n := strings.Count(text, old); n != 1 {
+		t.Fatalf("want one %q in the bootstrap, found %d", old, n)
+	}
+	return strings.Replace(text, old, new, 1)
+}
+
+// start runs the peer on a bootstrap whose four ports are free ones, waits
+// until it listens, and kills it when the test ends. Its log is shown only if
+// the test failed.
+func start(t *testing.T, p peer, bootstrap string) *proxy {
+	t.Helper()
+	binary := require(t, p)
+	require(t, plugin)
+	u := startUpstreams(t)
+	for _, port := range [][2]int{{10000, 0}, {9901, 0}, {8080, u.webPort}, {8081, u.websocketPort}} {
+		bootstrap = replace(t, bootstrap, fmt.Sprintf("port_value: %d\n", port[0]), fmt.Sprintf("port_value: %d\n", port[1]))
+	}
+	dir := t.TempDir()
+	file, adminFile := filepath.Join(dir, "bootstrap.yaml"), filepath.Join(dir, "admin")
+	if err := os.WriteFile(file, []byte(bootstrap), 0o600); err != nil {
+		t.Fatal(err)
+	}
+
+	args := append(slices.Clone(p.args), "-c", file, "--admin-address-path", adminFile,
+		"--concurrency", "1", "--use-dynamic-base-id", "-l", "info", "--component-log-level", "wasm:debug")
+	cmd := exec.Command(binary, args...)
+	cmd.Dir = root
+	var log lockedBuffer
+	cmd.Stdout, cmd.Stderr = &log, &log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // so that the whole group can be killed
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	exited := make(chan struct{})
+	go func() {
+		_ = cmd.Wait()
+		close(exited)
+	}()
+	t.Cleanup(func() {
+		// The group is gone already if the process exited by itself.
+		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+		<-exited
+		if t.Failed() {
+			t.Logf("log of %s:\n%s", p.name, log.tail(200))
+		}
+	})
+
+	addr, err := listenerAddress(adminFile, exited)
+	if err != nil {
+		t.Fatalf("%s did not start: %v", p.name, err)
+	}
+	return &proxy{name: p.name, addr: addr, upstreams: u}
+}
+
+// listenerAddress asks the admin interface, as soon as there is one, for the
+// address of the only listener.
+func listenerAddress(adminFile string, exited <-chan struct{}) (string, error) {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	deadline := time.After(2 * time.Minute)
+	client := http.Client{Timeout: 5 * time.Second}
+	err := fmt.Errorf("no admin address yet")
+	for {
+		select {
+		case <-exited:
+			return "", fmt.Errorf("it exited")
+		case <-deadline:
+			return "", err
+		case <-tick.C:
+		}
+		var admin []byte
+		if admin, err = os.ReadFile(adminFile); err != nil || len(admin) == 0 {
+			continue
+		}
+		var addr string
+		if addr, err = onlyListener(&client, string(admin)); err == nil {
+			return addr, nil
+		}
+	}
+}
+
+func onlyListener(client *http.Client, admin string) (string, error) {
+	if _, err := get(client, "http://"+admin+"/ready"); err != nil {
+		return "", err
+	}
+	b, err := get(client, "http://"+admin+"/listeners?format=json")
+	if err != nil {
+		return "", err
+	}
+	var listeners struct {
+		Statuses []struct {
+			Address struct {
+				Socket struct {
+					Address string `json:"address"`
+					Port    int    `json:"port_value"`
+				} `json:"socket_address"`
+			} `json:"local_address"`
+		} `json:"listener_statuses"`
+	}
+	if err := json.Unmarshal(b, &listeners); err != nil {
+		return "", err
+	}
+	if len(listeners.Statuses) != 1 {
+		return "", fmt.Errorf("want one listener, got %s", b)
+	}
+	socket := listeners.Statuses[0].Address.Socket
+	if socket.Port == 0 {
+		return "", fmt.Errorf("the listener has no port yet: %s", b)
+	}
+	return fmt.Sprintf("%s:%d", socket.Address, socket.Port), nil
+}
+
+func get(client *http.Client, url string) ([]byte, error) {
+	resp, err := client.Get(url)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err == nil && resp.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s: %s", url, resp.Status)
+	}
+	return b, err
+}
+
+// A lockedBuffer collects a child's output while the test may read it.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) tail(lines int) string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	all := strings.SplitAfter(l.b.String(), "\n")
+	return strings.Join(all[max(0, len(all)-lines):], "")
+}

@@ -1,0 +1,162 @@
+package e2e
+
+import (
+	"bufio"
+	"crypto/sha1"
+	"encoding/base64"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+)
+
+// A received is one request as an upstream got it.
+type received struct {
+	Upstream string // "web" or "websocket"
+	Start    string
+	Fields   []string // field lines in wire order, names and values as they came
+	Content  string   // of a request to web
+}
+
+// upstreams are the two servers behind a proxy. They remember every request
+// under the id in its path, so that many tests can use them at once.
+type upstreams struct {
+	webPort, websocketPort int
+
+	lastID atomic.Int64
+
+	mu       sync.Mutex
+	requests map[string][]*received
+}
+
+// startUpstreams listens on two free ports until the test ends.
+func startUpstreams(t *testing.T) *upstreams {
+	u := &upstreams{requests: map[string][]*received{}}
+	u.webPort = serve(t, u.web)
+	u.websocketPort = serve(t, u.websocket)
+	return u
+}
+
+// received returns what arrived for an id.
+func (u *upstreams) received(id string) []received {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	var requests []received
+	for _, r := range u.requests[id] {
+		requests = append(requests, *r)
+	}
+	return requests
+}
+
+// newID returns an id of its own for a request. They are all of one length: an
+// id must not change what is compared.
+func (u *upstreams) newID() string { return fmt.Sprintf("id%06d", u.lastID.Add(1)) }
+
+// record remembers a request as soon as its head is there: the content of a
+// request that should not have come may never follow.
+func (u *upstreams) record(name string, h head) *received {
+	id, r := idOf(h.start), &received{Upstream: name, Start: h.start, Fields: h.fields}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.requests[id] = append(u.requests[id], r)
+	return r
+}
+
+func (u *upstreams) recordContent(r *received, content []byte) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	r.Content = string(content)
+}
+
+// idOf finds the id in a request line such as "GET /t/ID?q HTTP/1.1".
+func idOf(start string) string {
+	_, rest, _ := strings.Cut(start, "/t/")
+	if end := strings.IndexAny(rest, "/? "); end >= 0 {
+		rest = rest[:end]
+	}
+	return rest
+}
+
+// web answers 200 to everything, upgrades too, and keeps the connection.
+func (u *upstreams) web(c net.Conn, r *bufio.Reader) error {
+	for {
+		h, err := readHead(r)
+		if err != nil {
+			return err
+		}
+		request := u.record("web", h)
+		body, err := h.body(r, false)
+		if err != nil {
+			return err
+		}
+		u.recordContent(request, body)
+		content := "web\n"
+		if strings.HasPrefix(h.start, "HEAD ") {
+			content = ""
+		}
+		if _, err := fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 4\r\n\r\n%s", content); err != nil {
+			return err
+		}
+	}
+}
+
+// websocket does the server's side of the opening handshake (RFC 6455 4.2) and
+// then sends back every byte that it gets. What is no handshake gets 400, or
+// 426 for a version other than 13.
+func (u *upstreams) websocket(c net.Conn, r *bufio.Reader) error {
+	h, err := readHead(r)
+	if err != nil {
+		return err
+	}
+	u.record("websocket", h)
+	refuse := func(status string) error {
+		_, err := fmt.Fprintf(c, "HTTP/1.1 %s\r\nSec-WebSocket-Version: 13\r\nConnection: close\r\nContent-Length: 0\r\n\r\n", status)
+		return err
+	}
+	keys, versions := h.values("sec-websocket-key"), h.values("sec-websocket-version")
+	switch {
+	case !strings.HasPrefix(h.start, "GET ") || !h.offers("connection", "upgrade") || !h.offers("upgrade", "websocket"):
+		return refuse("400 Bad Request")
+	case len(versions) == 1 && versions[0] != "13":
+		return refuse("426 Upgrade Required")
+	case len(versions) != 1 || len(keys) != 1:
+		return refuse("400 Bad Request")
+	}
+	if nonce, err := base64.StdEncoding.DecodeString(keys[0]); err != nil || len(nonce) != 16 {
+		return refuse("400 Bad Request")
+	}
+	accept := sha1.Sum([]byte(keys[0] + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
+	if _, err := fmt.Fprintf(c, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: %s\r\n\r\n",
+		base64.StdEncoding.EncodeToString(accept[:])); err != nil {
+		return err
+	}
+	_, err = io.Copy(c, r)
+	return err
+}
+
+// serve runs handle for every connection to a free port, which it returns.
+func serve(t *testing.T, handle func(net.Conn, *bufio.Reader) error) int {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				// The error is the proxy's: it closed, or sent no HTTP.
+				// The test judges by what was recorded.
+				_ = handle(c, bufio.NewReader(c))
+			}()
+		}
+	}()
+	return l.Addr().(*net.TCPAddr).Port
+}

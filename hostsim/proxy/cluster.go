@@ -53,10 +53,7 @@ type upstreamConn struct {
 	uploaded chan *localReply // how the upload ended, where one runs
 }
 
-var (
-	errNoHost   = errors.New("no healthy upstream")
-	errOverflow = errors.New("overflow")
-)
+var errOverflow = errors.New("overflow")
 
 // connectError is a connection that could not be made.
 type connectError struct{ timeout bool }

@@ -266,14 +266,17 @@ func (b *builder) wasm(path string, c *wasmv3.PluginConfig) (filterFactory, erro
 		Environment:                 environment(v.GetEnvironmentVariables()),
 		AllowOnHeadersStopIteration: c.GetAllowOnHeadersStopIteration().GetValue(),
 	}
+	//lint:ignore SA1019 people still configure it
 	if r := c.GetCapabilityRestrictionConfig(); r != nil {
 		config.AllowedCapabilities = map[string]bool{}
 		for name := range r.GetAllowedCapabilities() {
 			config.AllowedCapabilities[name] = true
 		}
 	}
+	//lint:ignore SA1019 Envoy still obeys it, in its own way
+	failOpen := c.GetFailOpen()
 	switch {
-	case c.GetFailOpen():
+	case failOpen:
 		config.FailurePolicy = vm.FailOpenDeprecated
 	case c.GetFailurePolicy() == wasmv3.FailurePolicy_FAIL_OPEN:
 		config.FailurePolicy = vm.FailOpen

@@ -66,6 +66,7 @@ type builder struct {
 	boot     *bootstrap.Bootstrap
 	server   *Server
 	clusters map[string]bool
+	guestLog *guestLog
 }
 
 func at(path, field string, i int) string { return index(path+"."+field, i) }

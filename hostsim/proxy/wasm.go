@@ -1,9 +1,13 @@
 package proxy
 
 import (
+	"context"
 	"errors"
+	"fmt"
+	"log/slog"
 	"os"
 	"strings"
+	"sync"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	wasmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/wasm/v3"
@@ -243,8 +247,9 @@ func (w *wasmFilter) Close(abi.StreamType) abi.Status {
 func (b *builder) wasm(path string, c *wasmv3.PluginConfig) (filterFactory, error) {
 	s := b.server
 	if s.engine == nil {
+		b.guestLog = &guestLog{Handler: s.options.Logger.With("component", "wasm").Handler()}
 		engine, err := vm.NewEngine(b.ctx, vm.EngineOptions{
-			CacheDir: s.options.CacheDir, Logger: s.options.Logger.With("component", "wasm"), Metrics: (*guestMetrics)(&s.Stats),
+			CacheDir: s.options.CacheDir, Logger: slog.New(b.guestLog), Metrics: (*guestMetrics)(&s.Stats),
 		})
 		if err != nil {
 			return nil, err
@@ -283,12 +288,64 @@ func (b *builder) wasm(path string, c *wasmv3.PluginConfig) (filterFactory, erro
 	case c.GetFailurePolicy() == wasmv3.FailurePolicy_FAIL_RELOAD:
 		config.FailurePolicy = vm.FailReload
 	}
+	b.guestLog.hold()
 	plugin, err := s.engine.NewPlugin(b.ctx, config, s.options.Concurrency)
+	said := b.guestLog.release(err == nil)
 	if err != nil {
+		if said != "" {
+			err = fmt.Errorf("%w; the plugin says: %s", err, said)
+		}
 		return nil, b.wasmError(strings.TrimSuffix(path, ".vm_config"), err)
 	}
 	s.plugins = append(s.plugins, plugin)
 	return &wasmFactory{plugin, plugin.Exports("proxy_on_request_body"), plugin.Exports("proxy_on_response_body")}, nil
+}
+
+// guestLog is the log of plugins. While one is being loaded it holds its
+// errors back: if loading fails they belong into the one line that says so.
+type guestLog struct {
+	slog.Handler
+	mu      sync.Mutex
+	holding bool
+	held    []slog.Record
+}
+
+func (l *guestLog) Handle(ctx context.Context, r slog.Record) error {
+	if r.Level >= slog.LevelError {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if l.holding {
+			l.held = append(l.held, r.Clone())
+			return nil
+		}
+	}
+	return l.Handler.Handle(ctx, r)
+}
+
+func (l *guestLog) hold() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.holding = true
+}
+
+// release logs what was held if loaded, or else returns it as one line.
+func (l *guestLog) release(loaded bool) (said string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var lines []string
+	for _, r := range l.held {
+		if loaded {
+			l.Handler.Handle(context.Background(), r)
+			continue
+		}
+		_, message, prefixed := strings.Cut(r.Message, ": ") // Envoy's "wasm log NAME: "
+		if !prefixed {
+			message = r.Message
+		}
+		lines = append(lines, message)
+	}
+	l.holding, l.held = false, nil
+	return strings.Join(lines, "; ")
 }
 
 // wasmError puts what is wrong with a plugin into one line.

@@ -49,6 +49,12 @@ type upstreamConn struct {
 	in   input
 	out  []byte
 
+	// For alive, made once.
+	raw  syscall.RawConn
+	peek func(fd uintptr) bool
+	one  [1]byte
+	open bool
+
 	early    []byte           // what goes upstream behind a 101
 	uploaded chan *localReply // how the upload ended, where one runs
 }
@@ -113,6 +119,11 @@ func (h *host) dial(deadline time.Time) (*upstreamConn, error) {
 	}
 	up := &upstreamConn{Conn: conn, host: h}
 	up.in.conn = conn
+	up.peek = up.peekFD
+	if up.raw, err = conn.(syscall.Conn).SyscallConn(); err != nil {
+		conn.Close()
+		return nil, &connectError{}
+	}
 	return up, nil
 }
 
@@ -182,27 +193,16 @@ func (u *upstreamConn) alive() bool {
 	if len(u.in.buffered()) > 0 {
 		return false
 	}
-	return quiet(u.Conn)
+	u.open = false
+	err := u.raw.Read(u.peek)
+	return err == nil && u.open
 }
 
-// quiet says that a connection is open and nothing waits to be read.
-func quiet(c net.Conn) bool {
-	sc, ok := c.(syscall.Conn)
-	if !ok {
-		return true
-	}
-	raw, err := sc.SyscallConn()
-	if err != nil {
-		return false
-	}
-	open := false
-	var one [1]byte
-	err = raw.Read(func(fd uintptr) bool {
-		_, _, err := syscall.Recvfrom(int(fd), one[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
-		open = err == syscall.EAGAIN
-		return true
-	})
-	return err == nil && open
+// peekFD looks whether something, or the end, waits to be read.
+func (u *upstreamConn) peekFD(fd uintptr) bool {
+	_, _, err := syscall.Recvfrom(int(fd), u.one[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+	u.open = err == syscall.EAGAIN
+	return true
 }
 
 // giveBack ends a request whose connection can serve another one.

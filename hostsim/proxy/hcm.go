@@ -1,8 +1,9 @@
 package proxy
 
 import (
-	"crypto/rand"
+	"encoding/binary"
 	"encoding/hex"
+	"math/rand/v2"
 	"net"
 	"strings"
 	"time"
@@ -64,7 +65,7 @@ type localReply struct {
 // and makes the filter chain. A non-nil reply ends the stream.
 func (s *stream) decodeHead(head []byte) *localReply {
 	m, h := s.hcm, &s.request
-	req, err := parseRequest(head, h, m.maxHeaders)
+	req, err := parseRequest(s.keep(head), h, m.maxHeaders)
 	if err != nil {
 		return codecReply(err)
 	}
@@ -307,7 +308,8 @@ func (s *stream) mutateRequest() {
 		h.insert(":scheme", schemeOf(h.value("x-forwarded-proto")))
 	}
 	if m.generateID && (m.remoteAddress || h.value("x-request-id") == "") {
-		h.set("x-request-id", newRequestID())
+		id := newRequestID()
+		h.set("x-request-id", s.keepString(id[:]))
 	}
 }
 
@@ -315,9 +317,9 @@ func (s *stream) mutateRequest() {
 // edge, and what a client says of itself counts for nothing.
 func (s *stream) trustOnlyConnection() {
 	h := &s.request
-	client := withoutPort(s.conn.remote)
+	client := s.conn.remoteIP
 	appended := client
-	if ip := net.ParseIP(client); ip != nil && ip.IsLoopback() {
+	if s.conn.loopback {
 		appended = s.hcm.server.localIP // Envoy names itself for a client on its own machine
 	}
 	h.Add("x-forwarded-for", appended)
@@ -359,9 +361,10 @@ func schemeOf(forwardedProto string) string {
 }
 
 // newRequestID makes a random UUID.
-func newRequestID() string {
+func newRequestID() [36]byte {
 	var u [16]byte
-	rand.Read(u[:])
+	binary.LittleEndian.PutUint64(u[:8], rand.Uint64())
+	binary.LittleEndian.PutUint64(u[8:], rand.Uint64())
 	u[6], u[8] = u[6]&0x0f|0x40, u[8]&0x3f|0x80
 	var b [36]byte
 	hex.Encode(b[:8], u[:4])
@@ -370,7 +373,7 @@ func newRequestID() string {
 	hex.Encode(b[19:23], u[8:10])
 	hex.Encode(b[24:], u[10:])
 	b[8], b[13], b[18], b[23] = '-', '-', '-', '-'
-	return string(b[:])
+	return b
 }
 
 // mutateResponse is what the connection manager does to every response head,

@@ -7,6 +7,7 @@ import (
 	"net"
 	"strconv"
 	"strings"
+	"unsafe"
 )
 
 // This file is the HTTP/1.1 codec. It gives filters what Envoy's codec gives
@@ -130,11 +131,12 @@ type requestHead struct {
 	http11         bool
 }
 
-// parseRequest parses a whole head. It lower-cases names in place.
+// parseRequest parses a whole head. It lower-cases names in place, and the
+// strings it makes are views of head, which must not change while they live.
 func parseRequest(head []byte, h *Headers, maxHeaders int) (requestHead, error) {
 	var req requestHead
 	lowerNames(head)
-	text := string(head)
+	text := unsafe.String(unsafe.SliceData(head), len(head))
 	line, rest := cutLine(text)
 	method, line, _ := strings.Cut(strings.TrimRight(line, " \t"), " ")
 	target, version, _ := strings.Cut(strings.TrimLeft(line, " \t"), " ")
@@ -146,10 +148,10 @@ func parseRequest(head []byte, h *Headers, maxHeaders int) (requestHead, error) 
 	return req, parseFields(rest, h, maxHeaders)
 }
 
-// parseStatus parses the head of a response.
+// parseResponse parses the head of a response, as parseRequest does.
 func parseResponse(head []byte, h *Headers, maxHeaders int) (status int, http11 bool, err error) {
 	lowerNames(head)
-	text := string(head)
+	text := unsafe.String(unsafe.SliceData(head), len(head))
 	line, rest := cutLine(text)
 	version, line, _ := strings.Cut(line, " ")
 	code, _, _ := strings.Cut(strings.TrimLeft(line, " "), " ")

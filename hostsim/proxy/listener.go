@@ -45,6 +45,8 @@ type connection struct {
 	id            uint64
 	worker        int
 	remote, local string
+	remoteIP      string
+	loopback      bool // the client is on this machine
 
 	in     input
 	out    []byte // written by flush
@@ -53,6 +55,7 @@ type connection struct {
 
 	watching chan struct{} // closed when the watcher is through
 	idle     atomic.Bool   // waits for a request's first byte
+	tunnel   atomic.Pointer[tunnel]
 }
 
 func (c *connection) serve() {
@@ -202,6 +205,10 @@ func (s *Server) newConnection(m *hcm, conn net.Conn) *connection {
 	c := &connection{Conn: conn, server: s, hcm: m, id: s.conns.next, worker: int(s.conns.next % uint64(s.options.Concurrency)),
 		remote: conn.RemoteAddr().String(), local: conn.LocalAddr().String()}
 	c.in.conn = conn
+	c.remoteIP = withoutPort(c.remote)
+	if ip := net.ParseIP(c.remoteIP); ip != nil {
+		c.loopback = ip.IsLoopback()
+	}
 	s.conns.next++
 	s.conns.open[c] = struct{}{}
 	s.conns.wg.Add(1)

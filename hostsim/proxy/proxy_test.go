@@ -81,7 +81,7 @@ func echoSocket(head string, c net.Conn, r *bufio.Reader) {
 
 // serve starts a proxy for one upstream; hcm and route are YAML added to the
 // connection manager and the route, cluster to the cluster.
-func serve(t *testing.T, upstream string, hcm, route, cluster string) (*Server, string) {
+func serve(t testing.TB, upstream string, hcm, route, cluster string) (*Server, string) {
 	t.Helper()
 	_, port, _ := net.SplitHostPort(upstream)
 	text := fmt.Sprintf(`

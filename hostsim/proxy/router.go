@@ -4,7 +4,6 @@ import (
 	"errors"
 	"io"
 	"os"
-	"strconv"
 	"strings"
 	"time"
 )
@@ -32,7 +31,7 @@ func (s *stream) forward() *localReply {
 		return r
 	}
 	if r.timeout > 0 {
-		s.request.set("x-envoy-expected-rq-timeout-ms", strconv.FormatInt(r.timeout.Milliseconds(), 10))
+		s.request.set("x-envoy-expected-rq-timeout-ms", s.keepInt(r.timeout.Milliseconds()))
 		if s.body.done || s.upgrade {
 			s.deadline = time.Now().Add(r.timeout)
 		}
@@ -166,6 +165,7 @@ func (s *stream) exchange(r *route, up *upstreamConn) *localReply {
 // always gives one piece of data here, be it empty.
 func (s *stream) earlyData(up *upstreamConn) *localReply {
 	data, _ := s.body.take()
+	s.bytesReceived.Add(int64(len(data)))
 	data, r := s.decodeData(data, false)
 	up.early = append(up.early, data...)
 	return r
@@ -183,6 +183,7 @@ func (s *stream) firstContent(up *upstreamConn, chunked bool) *localReply {
 			return nil
 		}
 		if len(data) > 0 {
+			s.bytesReceived.Add(int64(len(data)))
 			out, r := s.decodeData(data, false)
 			if r != nil {
 				return r
@@ -250,6 +251,7 @@ func (s *stream) upload(up *upstreamConn, chunked bool, timeout time.Duration) {
 				up.Close() // ends the response, too
 				return &localReply{}
 			}
+			s.bytesReceived.Add(int64(len(data)))
 			out, r := s.decodeData(data, false)
 			if r != nil {
 				up.SetReadDeadline(past) // wakes relay
@@ -302,7 +304,7 @@ func (s *stream) relay(r *route, up *upstreamConn) *localReply {
 	}
 	keep := http11 && !hasToken(resp.value("connection"), "close") && body.kind != bodyUntilClose
 	if !complete.IsZero() {
-		resp.set("x-envoy-upstream-service-time", strconv.FormatInt(time.Since(complete).Milliseconds(), 10))
+		resp.set("x-envoy-upstream-service-time", s.keepInt(time.Since(complete).Milliseconds()))
 	}
 	tunnel := false
 	if s.upgrade {
@@ -370,48 +372,51 @@ const patience = 50 * time.Millisecond
 
 // responseHead reads the final response head, or a 101.
 func (s *stream) responseHead(up *upstreamConn) (status int, http11 bool, err error) {
-	watched := up.uploaded != nil
-	if !watched {
-		first := time.Now().Add(patience)
-		if s.deadline.IsZero() || first.Before(s.deadline) {
-			up.SetReadDeadline(first)
-		} else {
-			watched = true
-		}
+	if up.uploaded != nil { // the upload watches the client
+		return s.readResponseHead(up)
 	}
+	if first := time.Now().Add(patience); s.deadline.IsZero() || first.Before(s.deadline) {
+		up.SetReadDeadline(first)
+		status, http11, err = s.readResponseHead(up)
+		if !errors.Is(err, os.ErrDeadlineExceeded) {
+			return status, http11, err
+		}
+		up.SetReadDeadline(s.deadline)
+	}
+	return s.watchedResponseHead(up)
+}
+
+// watchedResponseHead waits for a response for as long as the client does.
+func (s *stream) watchedResponseHead(up *upstreamConn) (status int, http11 bool, err error) {
+	gone, answered := s.conn.watch(), make(chan struct{})
+	left := make(chan bool, 1)
+	go func() {
+		select {
+		case <-gone:
+			up.SetReadDeadline(past)
+			left <- true
+		case <-answered:
+			left <- false
+		}
+	}()
+	status, http11, err = s.readResponseHead(up)
+	close(answered)
+	s.conn.unwatch()
+	if <-left && err != nil {
+		err = errDownstream
+	}
+	return status, http11, err
+}
+
+func (s *stream) readResponseHead(up *upstreamConn) (status int, http11 bool, err error) {
 	for {
 		head, err := up.in.readHead(maxResponseHead, statusStart)
 		if err != nil {
-			if !watched && errors.Is(err, os.ErrDeadlineExceeded) {
-				watched = true
-				up.SetReadDeadline(s.deadline)
-				gone := s.conn.watch()
-				defer s.conn.unwatch()
-				stop := make(chan struct{})
-				defer close(stop)
-				go func() {
-					select {
-					case <-gone:
-						up.SetReadDeadline(past)
-					case <-stop:
-					}
-				}()
-				defer func() {
-					select {
-					case <-gone:
-						if err != nil {
-							err = errDownstream
-						}
-					default:
-					}
-				}()
-				continue
-			}
 			return 0, false, err
 		}
 		size := len(head)
 		s.response.reset(responseInline)
-		status, http11, err = parseResponse(head, &s.response, maxResponseHeaders)
+		status, http11, err = parseResponse(s.keep(head), &s.response, maxResponseHeaders)
 		up.in.discard(size)
 		if err != nil {
 			s.response.reset(responseInline)

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unsafe"
 )
 
 // stream is one request and its response. It is made once for a connection
@@ -19,6 +20,7 @@ type stream struct {
 	mu sync.Mutex
 
 	request, response Headers
+	text              []byte     // what the strings of both maps are views of
 	body              bodyReader // of the request
 	protocol          string     // "HTTP/1.1"
 	http11, head      bool
@@ -87,6 +89,7 @@ func (s *stream) serve(head []byte, headErr error) (again bool) {
 }
 
 func (s *stream) begin() {
+	s.text = s.text[:0]
 	s.request.reset(requestInline)
 	s.response.reset(responseInline)
 	s.body.reset(&s.conn.in, bodyNone, 0)
@@ -214,10 +217,13 @@ func (s *stream) proceed() {
 // decodeData runs a piece of the request's content through the filters and
 // returns what goes upstream.
 func (s *stream) decodeData(data []byte, endStream bool) ([]byte, *localReply) {
-	s.bytesReceived.Add(int64(len(data)))
 	if s.chain == nil || !s.chain.requestData {
 		return data, nil
 	}
+	return s.filterRequestData(data, endStream)
+}
+
+func (s *stream) filterRequestData(data []byte, endStream bool) ([]byte, *localReply) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	data = append([]byte(nil), data...)
@@ -278,6 +284,10 @@ func (s *stream) encodeData(data []byte, endStream bool) ([]byte, *localReply) {
 	if s.chain == nil || !s.chain.responseData {
 		return data, nil
 	}
+	return s.filterResponseData(data, endStream)
+}
+
+func (s *stream) filterResponseData(data []byte, endStream bool) ([]byte, *localReply) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	data = append([]byte(nil), data...)
@@ -385,3 +395,24 @@ func (e *headerEdits) editRequest(h *Headers, s *stream) {
 }
 
 func itoa(n int) string { return strconv.Itoa(n) }
+
+// keep copies bytes to where they stay as they are until the stream ends.
+func (s *stream) keep(b []byte) []byte {
+	if cap(s.text)-len(s.text) < len(b) {
+		// What was kept before stays where it is, as long as it is needed.
+		s.text = make([]byte, 0, max(2*cap(s.text), 4<<10, len(b)))
+	}
+	n := len(s.text)
+	s.text = append(s.text, b...)
+	return s.text[n:]
+}
+
+func (s *stream) keepString(b []byte) string {
+	kept := s.keep(b)
+	return unsafe.String(unsafe.SliceData(kept), len(kept))
+}
+
+func (s *stream) keepInt(n int64) string {
+	var digits [20]byte
+	return s.keepString(strconv.AppendInt(digits[:0], n, 10))
+}

@@ -2,6 +2,8 @@ package proxy
 
 import (
 	"errors"
+	"io"
+	"net"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -36,9 +38,13 @@ func (s *stream) tunnel(r *route, up *upstreamConn) {
 			return
 		}
 	}
+	s.conn.tunnel.Store(t)
+	defer s.conn.tunnel.Store(nil)
 	var wg sync.WaitGroup
-	wg.Go(t.toUpstream)
-	t.toClient()
+	wg.Go(func() {
+		t.end(t.relay(&s.conn.in, up.Conn, s.chain.requestData, s.decodeData, &s.bytesReceived, "downstream_remote_disconnect", "DC"))
+	})
+	t.end(t.relay(&up.in, s.conn.Conn, s.chain.responseData, s.encodeData, &s.bytesSent, "", ""))
 	wg.Wait()
 }
 
@@ -67,6 +73,80 @@ func (t *tunnel) end(details, flags string) {
 	s.conn.SetDeadline(past)
 }
 
+// relay moves bytes one way until that side has no more, and returns why it
+// stopped; closed and flags are the answer where the side has closed.
+//
+// Where no filter looks at the bytes the kernel moves them, without their
+// coming here at all.
+func (t *tunnel) relay(in *input, to net.Conn, filtered bool, filter func([]byte, bool) ([]byte, *localReply), count *atomic.Int64, closed, flags string) (string, string) {
+	from, fromTCP := in.conn.(*net.TCPConn)
+	dst, toTCP := to.(*net.TCPConn)
+	for {
+		if !filtered && fromTCP && toTCP && len(in.buffered()) == 0 && t.stream.brokenPlugin() == nil {
+			n, err := t.splice(dst, from)
+			count.Add(n)
+			if err == nil {
+				return closed, flags
+			}
+			if !errors.Is(err, os.ErrDeadlineExceeded) {
+				return closed, flags
+			}
+			if t.over.Load() {
+				return "", ""
+			}
+			if t.idled() {
+				return "stream_idle_timeout", "SI"
+			}
+			continue
+		}
+		data, err := t.read(in)
+		if err != nil {
+			if t.over.Load() {
+				return "", ""
+			}
+			if errors.Is(err, os.ErrDeadlineExceeded) {
+				return "stream_idle_timeout", "SI"
+			}
+			return closed, flags
+		}
+		if r := t.stream.brokenPlugin(); r != nil {
+			return r.details, r.flags
+		}
+		count.Add(int64(len(data)))
+		out, r := filter(data, false)
+		if r != nil {
+			return r.details, r.flags
+		}
+		if _, err := to.Write(out); err != nil {
+			return "", ""
+		}
+		t.touch()
+	}
+}
+
+// splice moves bytes until from closes (nil), something breaks, or it is time
+// to look at the idle timer (os.ErrDeadlineExceeded).
+func (t *tunnel) splice(to, from *net.TCPConn) (int64, error) {
+	look := time.Time{}
+	if t.idle > 0 {
+		look = time.Now().Add(max(t.idle/8, time.Millisecond))
+	}
+	from.SetReadDeadline(look)
+	if t.over.Load() { // end came before the deadline was set anew
+		from.SetReadDeadline(past)
+	}
+	n, err := io.Copy(to, from)
+	if n > 0 {
+		t.touch()
+	}
+	return n, err
+}
+
+// idled says whether nothing has moved for too long.
+func (t *tunnel) idled() bool {
+	return t.idle > 0 && time.Since(time.Unix(0, t.last.Load())) >= t.idle
+}
+
 // read reads from one side, as long as the tunnel is not idle.
 func (t *tunnel) read(in *input) ([]byte, error) {
 	for {
@@ -74,78 +154,22 @@ func (t *tunnel) read(in *input) ([]byte, error) {
 			in.discard(len(b))
 			return b, nil
 		}
-		if t.over.Load() {
-			return nil, os.ErrDeadlineExceeded
-		}
 		if t.idle > 0 {
 			in.conn.SetReadDeadline(time.Unix(0, t.last.Load()).Add(t.idle))
+		}
+		if t.over.Load() {
+			return nil, os.ErrDeadlineExceeded
 		}
 		err := in.fill(bodyBuffer)
 		if err == nil {
 			t.touch()
 			continue
 		}
-		if t.idle > 0 && errors.Is(err, os.ErrDeadlineExceeded) && time.Since(time.Unix(0, t.last.Load())) < t.idle && !t.over.Load() {
-			continue // the other direction moved
+		if errors.Is(err, os.ErrDeadlineExceeded) && !t.over.Load() && !t.idled() {
+			in.conn.SetReadDeadline(time.Time{}) // woken, or the other direction moved
+			continue
 		}
 		return nil, err
-	}
-}
-
-func (t *tunnel) toUpstream() {
-	s := t.stream
-	for {
-		data, err := t.read(&s.conn.in)
-		if err != nil {
-			if errors.Is(err, os.ErrDeadlineExceeded) {
-				t.end("stream_idle_timeout", "SI")
-			} else {
-				t.end("downstream_remote_disconnect", "DC")
-			}
-			return
-		}
-		out, r := s.decodeData(data, false)
-		if r == nil {
-			r = s.brokenPlugin()
-		}
-		if r != nil {
-			t.end(r.details, r.flags)
-			return
-		}
-		if _, err := t.up.Write(out); err != nil {
-			t.end("", "")
-			return
-		}
-		t.touch()
-	}
-}
-
-func (t *tunnel) toClient() {
-	s := t.stream
-	for {
-		data, err := t.read(&t.up.in)
-		if err != nil {
-			if errors.Is(err, os.ErrDeadlineExceeded) {
-				t.end("stream_idle_timeout", "SI")
-			} else {
-				t.end("", "")
-			}
-			return
-		}
-		out, r := s.encodeData(data, false)
-		if r == nil {
-			r = s.brokenPlugin()
-		}
-		if r != nil {
-			t.end(r.details, r.flags)
-			return
-		}
-		s.bytesSent.Add(int64(len(out)))
-		if _, err := s.conn.Write(out); err != nil {
-			t.end("downstream_remote_disconnect", "DC")
-			return
-		}
-		t.touch()
 	}
 }
 
@@ -158,4 +182,16 @@ func (s *stream) brokenPlugin() *localReply {
 		}
 	}
 	return nil
+}
+
+// wakeTunnels makes every tunnel look whether its plugins are still alive.
+func (s *Server) wakeTunnels() {
+	s.conns.mu.Lock()
+	defer s.conns.mu.Unlock()
+	for c := range s.conns.open {
+		if t := c.tunnel.Load(); t != nil {
+			t.up.SetReadDeadline(past)
+			c.SetReadDeadline(past)
+		}
+	}
 }

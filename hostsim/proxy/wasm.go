@@ -66,6 +66,7 @@ func (w *wasmFilter) fail() status {
 		w.context = nil
 		return goOn
 	}
+	w.stream.conn.server.wakeTunnels()
 	w.stream.local = nil // a local reply before the trap does not count
 	w.stream.reply(&localReply{status: 503, details: "wasm_fail_stream"})
 	return stopHere

@@ -24,7 +24,7 @@ var supported = map[protoreflect.FullName]string{
 	"envoy.config.core.v3.HeaderValue":                    "key value",
 	"envoy.config.core.v3.HeaderValueOption":              "header append_action",
 	"envoy.config.core.v3.SubstitutionFormatString":       "text_format_source",
-	"envoy.config.core.v3.HttpProtocolOptions":            "idle_timeout max_headers_count headers_with_underscores_action",
+	"envoy.config.core.v3.HttpProtocolOptions":            "idle_timeout max_headers_count headers_with_underscores_action max_stream_duration",
 	"envoy.config.core.v3.Http1ProtocolOptions":           "ignore_http_11_upgrade accept_http_10",
 	"envoy.config.core.v3.TypedExtensionConfig":           "name typed_config",
 	"envoy.type.matcher.v3.StringMatcher":                 "exact prefix suffix contains safe_regex ignore_case",
@@ -37,7 +37,7 @@ var supported = map[protoreflect.FullName]string{
 
 	"envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager": "stat_prefix codec_type route_config " +
 		"http_filters access_log upgrade_configs http_protocol_options common_http_protocol_options early_header_mutation_extensions " +
-		"normalize_path merge_slashes path_with_escaped_slashes_action use_remote_address stream_idle_timeout request_timeout " +
+		"normalize_path merge_slashes path_with_escaped_slashes_action use_remote_address stream_idle_timeout drain_timeout delayed_close_timeout request_timeout " +
 		"request_headers_timeout max_request_headers_kb server_name server_header_transformation generate_request_id",
 	"envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.UpgradeConfig": "upgrade_type enabled filters",
 	"envoy.extensions.filters.network.http_connection_manager.v3.HttpFilter":                          "name typed_config",

@@ -38,6 +38,9 @@ type hcm struct {
 	generateID     bool
 	idleTimeout    time.Duration // of a connection without a stream; 0: none
 	streamIdle     time.Duration // 0: none
+	maxStream      time.Duration // 0: none
+	drainTimeout   time.Duration
+	delayedClose   time.Duration // 0: none
 	requestTimeout time.Duration // until the request is complete; 0: none
 	headersTimeout time.Duration // until its head is; 0: none
 	stats          hcmStats
@@ -64,14 +67,28 @@ type localReply struct {
 // it turns a head into the stream's request headers, finds the initial route
 // and makes the filter chain. A non-nil reply ends the stream.
 func (s *stream) decodeHead(head []byte) *localReply {
+	if r := s.decodeCodec(head); r != nil {
+		// What the codec refuses nobody behind it gets to see.
+		s.request.reset(requestInline)
+		s.protocol = "HTTP/1.1"
+		s.closing = true
+		return r
+	}
+	return s.decodeManager()
+}
+
+func (s *stream) decodeCodec(head []byte) *localReply {
 	m, h := s.hcm, &s.request
 	req, err := parseRequest(s.keep(head), h, m.maxHeaders)
 	if err != nil {
 		return codecReply(err)
 	}
-	s.protocol, s.http11 = "HTTP/1.1", req.http11
+	s.http11 = req.http11
 	if !req.http11 {
 		s.protocol = "HTTP/1.0"
+		if !m.acceptHTTP10 {
+			return codecReply(&codecError{status: 426, details: "low_version"})
+		}
 	}
 	s.head = req.method == "HEAD"
 	if r := s.underscoreHeaders(); r != nil {
@@ -88,13 +105,15 @@ func (s *stream) decodeHead(head []byte) *localReply {
 		return r
 	}
 	h.insert(":method", req.method)
+	s.closing = s.closing || wantsClose(h, req.http11)
+	return nil
+}
 
-	if equalFold(h.value("expect"), "100-continue") && req.http11 {
+func (s *stream) decodeManager() *localReply {
+	m, h := s.hcm, &s.request
+	if equalFold(h.value("expect"), "100-continue") && s.http11 {
 		s.conn.write([]byte("HTTP/1.1 100 Continue\r\n\r\n"))
 		h.remove("expect")
-	}
-	if !req.http11 && !m.acceptHTTP10 {
-		return &localReply{status: 426, body: reasonPhrase("426"), details: "low_version"}
 	}
 	if !h.has(":authority") {
 		return &localReply{status: 400, details: "missing_host_header"}
@@ -108,7 +127,6 @@ func (s *stream) decodeHead(head []byte) *localReply {
 	if r := m.sanitizePath(h); r != nil {
 		return r
 	}
-	s.closing = s.closing || wantsClose(h, req.http11)
 	s.mutateRequest()
 
 	s.findRoute()
@@ -430,6 +448,9 @@ func (b *builder) hcm(path string, c *hcmv3.HttpConnectionManager) (*hcm, error)
 		escapedSlashes: c.GetPathWithEscapedSlashesAction(),
 		idleTimeout:    time.Hour,
 		streamIdle:     5 * time.Minute,
+		maxStream:      c.GetCommonHttpProtocolOptions().GetMaxStreamDuration().AsDuration(),
+		drainTimeout:   5 * time.Second,
+		delayedClose:   time.Second,
 		requestTimeout: c.GetRequestTimeout().AsDuration(),
 		headersTimeout: c.GetRequestHeadersTimeout().AsDuration(),
 	}
@@ -444,6 +465,12 @@ func (b *builder) hcm(path string, c *hcmv3.HttpConnectionManager) (*hcm, error)
 	}
 	if v := c.GetCommonHttpProtocolOptions().GetIdleTimeout(); v != nil {
 		m.idleTimeout = v.AsDuration()
+	}
+	if v := c.GetDrainTimeout(); v != nil {
+		m.drainTimeout = v.AsDuration()
+	}
+	if v := c.GetDelayedCloseTimeout(); v != nil {
+		m.delayedClose = v.AsDuration()
 	}
 	if v := c.GetStreamIdleTimeout(); v != nil {
 		m.streamIdle = v.AsDuration()

@@ -36,6 +36,8 @@ type input struct {
 	conn net.Conn
 	buf  []byte // buf[r:w] is unread
 	r, w int
+	// How much of it holds no end of a head.
+	scanned int
 }
 
 const (
@@ -46,6 +48,7 @@ const (
 func (in *input) buffered() []byte { return in.buf[in.r:in.w] }
 
 func (in *input) discard(n int) {
+	in.scanned = 0
 	in.r += n
 	if in.r == in.w {
 		in.r, in.w = 0, 0
@@ -79,27 +82,33 @@ func (in *input) fill(want int) error {
 	return err
 }
 
-// readHead waits for a whole head and returns it with its empty line. The
-// slice is valid until the next read. limit is in bytes.
+// head returns a whole head with its empty line, if one is buffered, or else
+// nil. The slice is valid until the next read. limit is in bytes.
+func (in *input) head(limit int, check func(first byte) bool) ([]byte, error) {
+	b := in.buffered()
+	if len(b) > 0 && in.scanned == 0 && !check(b[0]) {
+		return nil, errParse
+	}
+	n := headEnd(b, in.scanned)
+	if max(n, len(b)) > limit && (n == 0 || n > limit) {
+		return nil, errHeadersTooBig
+	}
+	if n == 0 {
+		in.scanned = max(len(b)-3, 0)
+		return nil, nil
+	}
+	return b[:n], nil
+}
+
+// readHead waits for a head.
 func (in *input) readHead(limit int, check func(first byte) bool) ([]byte, error) {
-	scanned := 0
 	for {
-		b := in.buffered()
-		if len(b) > 0 && scanned == 0 && !check(b[0]) {
-			return nil, errParse
+		head, err := in.head(limit, check)
+		if head != nil || err != nil {
+			return head, err
 		}
-		if n := headEnd(b, scanned); n > 0 {
-			if n > limit {
-				return nil, errHeadersTooBig
-			}
-			return b[:n], nil
-		}
-		if len(b) > limit {
-			return nil, errHeadersTooBig
-		}
-		scanned = max(len(b)-3, 0)
-		if err := in.fill(len(b) + 1); err != nil {
-			if err == io.EOF && len(b) > 0 {
+		if err := in.fill(len(in.buffered()) + 1); err != nil {
+			if err == io.EOF && len(in.buffered()) > 0 {
 				err = io.ErrUnexpectedEOF
 			}
 			return nil, err

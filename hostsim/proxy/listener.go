@@ -3,6 +3,7 @@ package proxy
 import (
 	"errors"
 	"net"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -50,8 +51,10 @@ type connection struct {
 
 	in     input
 	out    []byte // written by flush
-	reset  bool   // close without grace
 	stream stream
+
+	served  bool // at least one request
+	drained bool // idle for so long that the next request is the last
 
 	watching chan struct{} // closed when the watcher is through
 	idle     atomic.Bool   // waits for a request's first byte
@@ -67,59 +70,64 @@ func (c *connection) serve() {
 		m.stats.activeConnections.Add(-1)
 		c.server.forget(c)
 	}()
-	for {
-		if len(c.in.buffered()) == 0 {
-			c.idle.Store(true)
-			select {
-			case <-c.server.draining:
-				return
-			default:
-			}
-			if m.idleTimeout > 0 {
-				c.SetReadDeadline(time.Now().Add(m.idleTimeout))
-			}
-			if err := c.in.fill(1); err != nil {
-				return
-			}
-			c.idle.Store(false)
-		}
-		if m.headersTimeout > 0 {
-			c.SetReadDeadline(time.Now().Add(m.headersTimeout))
-		}
-		head, err := c.in.readHead(m.maxHeadBytes, methodStart)
-		if _, refused := err.(*codecError); err != nil && !refused {
+	for c.awaitRequest() {
+		c.stream.conn, c.stream.hcm = c, m
+		again := c.stream.serve()
+		c.served = true
+		if !again {
+			c.linger()
 			return
 		}
-		if m.idleTimeout > 0 || m.headersTimeout > 0 {
-			c.SetReadDeadline(time.Time{})
-		}
-		s := &c.stream
-		s.conn, s.hcm = c, m
-		if !s.serve(head, err) {
-			break
-		}
-	}
-	if c.reset {
-		if tcp, ok := c.Conn.(*net.TCPConn); ok {
-			tcp.SetLinger(0)
-		}
-		return
-	}
-	if !c.stream.body.done {
-		c.linger()
 	}
 }
 
-// delayedClose is Envoy's delayed_close_timeout.
-const delayedClose = time.Second
+// awaitRequest waits for the first byte of a request.
+func (c *connection) awaitRequest() bool {
+	if len(c.in.buffered()) > 0 {
+		return true
+	}
+	c.idle.Store(true)
+	defer c.idle.Store(false)
+	m := c.hcm
+	limit := m.idleTimeout
+	for {
+		select {
+		case <-c.server.draining:
+			return false
+		default:
+		}
+		if limit > 0 {
+			c.SetReadDeadline(time.Now().Add(limit))
+		} else {
+			c.SetReadDeadline(time.Time{})
+		}
+		err := c.in.fill(1)
+		if err == nil {
+			return true
+		}
+		// A connection that was used already is drained first: a request that
+		// comes now is answered, and told that it is the last.
+		if !errors.Is(err, os.ErrDeadlineExceeded) || !c.served || c.drained {
+			return false
+		}
+		c.drained, limit = true, m.drainTimeout
+	}
+}
 
-// linger waits for the client to read a reply that was sent before the
-// request was complete: closing at once would reset the connection under it.
+// linger waits for the client to read a reply that was sent before its request
+// was complete, or that broke off: closing at once could reset the connection
+// under it (delayed_close_timeout).
 func (c *connection) linger() {
-	c.SetReadDeadline(time.Now().Add(delayedClose))
-	c.in.r, c.in.w = 0, 0
-	for c.in.fill(1) == nil {
-		c.in.r, c.in.w = 0, 0
+	s := &c.stream
+	if s.flags == "DC" || c.hcm.delayedClose <= 0 || s.complete() && !s.broken {
+		return
+	}
+	c.SetReadDeadline(time.Now().Add(c.hcm.delayedClose))
+	for {
+		c.in.r, c.in.w, c.in.scanned = 0, 0, 0
+		if c.in.fill(1) != nil {
+			return
+		}
 	}
 }
 
@@ -145,6 +153,7 @@ func (c *connection) flush() error {
 func (c *connection) watch() <-chan struct{} {
 	gone, through := make(chan struct{}), make(chan struct{})
 	c.watching = through
+	c.SetReadDeadline(time.Time{})
 	go func() {
 		defer close(through)
 		const most = 64 << 10 // of pipelined requests

@@ -33,7 +33,7 @@ func (s *stream) forward() *localReply {
 	if r.timeout > 0 {
 		s.request.set("x-envoy-expected-rq-timeout-ms", s.keepInt(r.timeout.Milliseconds()))
 		if s.body.done || s.upgrade {
-			s.deadline = time.Now().Add(r.timeout)
+			s.timers.response = time.Now().Add(r.timeout)
 		}
 	}
 	s.finalizeRequest(r)
@@ -42,7 +42,10 @@ func (s *stream) forward() *localReply {
 		return &localReply{status: 503, body: "no healthy upstream", details: "no_healthy_upstream", flags: "UH"}
 	}
 	s.upstreamHost = h.address
-	up, err := c.acquire(h, s.deadline)
+	if r.idleTimeout >= 0 {
+		s.timers.idle = r.idleTimeout
+	}
+	up, err := c.acquire(h, s.limit())
 	if err != nil {
 		return s.noConnection(err)
 	}
@@ -52,7 +55,7 @@ func (s *stream) forward() *localReply {
 		up.Close()
 	default:
 	}
-	up.SetDeadline(s.deadline)
+	up.SetDeadline(time.Time{})
 	return s.exchange(r, up)
 }
 
@@ -209,10 +212,12 @@ func (s *stream) lastContent(up *upstreamConn, chunked bool) *localReply {
 	}
 	s.mu.Lock()
 	s.requestComplete = time.Now()
-	s.mu.Unlock()
+	s.timers.request = time.Time{}
 	if t := s.route.timeout; t > 0 {
-		up.SetReadDeadline(s.requestComplete.Add(t))
+		s.timers.response = s.requestComplete.Add(t)
+		up.SetReadDeadline(s.timers.until()) // relay may be waiting already
 	}
+	s.mu.Unlock()
 	return nil
 }
 
@@ -230,6 +235,7 @@ func (u *upstreamConn) content(data []byte, chunked bool) {
 // already be on its way.
 func (s *stream) upload(up *upstreamConn, chunked bool, timeout time.Duration) {
 	up.uploaded <- func() *localReply {
+		s.conn.SetReadDeadline(s.limit())
 		for {
 			up.out = up.out[:0]
 			data, err := s.body.next()
@@ -243,14 +249,23 @@ func (s *stream) upload(up *upstreamConn, chunked bool, timeout time.Duration) {
 				}
 				return nil
 			case err == errBody:
+				up.SetReadDeadline(past) // wakes relay
 				return codecReply(errParse)
+			case errors.Is(err, os.ErrDeadlineExceeded):
+				if s.stopUpload.Load() {
+					return nil
+				}
+				if r := s.expired(time.Now()); r != nil {
+					up.SetReadDeadline(past)
+					return r
+				}
+				s.conn.SetReadDeadline(s.limit())
+				continue
 			case err != nil:
-				s.mu.Lock()
-				s.details, s.flags = "downstream_remote_disconnect", "DC"
-				s.mu.Unlock()
-				up.Close() // ends the response, too
-				return &localReply{}
+				up.SetReadDeadline(past)
+				return s.left()
 			}
+			s.timers.touch()
 			s.bytesReceived.Add(int64(len(data)))
 			out, r := s.decodeData(data, false)
 			if r != nil {
@@ -271,10 +286,12 @@ func (s *stream) uploadResult(up *upstreamConn, stop bool) *localReply {
 		return nil
 	}
 	if stop {
+		s.stopUpload.Store(true)
 		s.conn.SetReadDeadline(past)
 	}
 	r := <-up.uploaded
 	up.uploaded = nil
+	s.stopUpload.Store(false)
 	return r
 }
 
@@ -286,8 +303,12 @@ func (s *stream) relay(r *route, up *upstreamConn) *localReply {
 			return uploaded
 		}
 		if err == errDownstream {
-			s.closing, s.details, s.flags = true, "downstream_remote_disconnect", "DC"
-			return &localReply{}
+			return s.left()
+		}
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			if r := s.expired(time.Now()); r != nil {
+				return r
+			}
 		}
 		return s.brokenUpstream(err)
 	}
@@ -343,13 +364,8 @@ func (s *stream) relay(r *route, up *upstreamConn) *localReply {
 		keep = false
 	}
 	if err != nil {
-		keep, s.closing = false, true
-		s.conn.reset = true
-		if !errors.Is(err, errDownstream) {
-			s.details, s.flags = "upstream_reset_after_response_started{connection_termination}", "UC"
-		} else {
-			s.details, s.flags = "downstream_remote_disconnect", "DC"
-		}
+		keep = false
+		s.resetBy(err)
 	}
 	s.upstream.Store(nil)
 	up.finish(keep && s.body.done && !s.upgrade)
@@ -373,17 +389,28 @@ const patience = 50 * time.Millisecond
 // responseHead reads the final response head, or a 101.
 func (s *stream) responseHead(up *upstreamConn) (status int, http11 bool, err error) {
 	if up.uploaded != nil { // the upload watches the client
-		return s.readResponseHead(up)
+		return s.patientResponseHead(up)
 	}
-	if first := time.Now().Add(patience); s.deadline.IsZero() || first.Before(s.deadline) {
-		up.SetReadDeadline(first)
+	up.SetReadDeadline(earliest(s.limit(), time.Now().Add(patience)))
+	status, http11, err = s.readResponseHead(up)
+	if errors.Is(err, os.ErrDeadlineExceeded) && s.expired(time.Now()) == nil {
+		return s.watchedResponseHead(up)
+	}
+	return status, http11, err
+}
+
+// patientResponseHead waits until a limit of the stream has passed, which may
+// move meanwhile: os.ErrDeadlineExceeded with none expired means that somebody
+// woke it.
+func (s *stream) patientResponseHead(up *upstreamConn) (status int, http11 bool, err error) {
+	for {
+		limit := s.limit()
+		up.SetReadDeadline(limit)
 		status, http11, err = s.readResponseHead(up)
-		if !errors.Is(err, os.ErrDeadlineExceeded) {
+		if !errors.Is(err, os.ErrDeadlineExceeded) || limit.IsZero() || time.Now().Before(limit) || s.expired(time.Now()) != nil {
 			return status, http11, err
 		}
-		up.SetReadDeadline(s.deadline)
 	}
-	return s.watchedResponseHead(up)
 }
 
 // watchedResponseHead waits for a response for as long as the client does.
@@ -399,7 +426,7 @@ func (s *stream) watchedResponseHead(up *upstreamConn) (status int, http11 bool,
 			left <- false
 		}
 	}()
-	status, http11, err = s.readResponseHead(up)
+	status, http11, err = s.patientResponseHead(up)
 	close(answered)
 	s.conn.unwatch()
 	if <-left && err != nil {
@@ -465,6 +492,19 @@ func (s *stream) responseBody(b *bodyReader, in *input, status int) error {
 	return nil
 }
 
+// resetBy notes why a response broke off; all that is left to do is to close.
+func (s *stream) resetBy(err error) {
+	s.closing, s.broken = true, true
+	switch expired := s.expired(time.Now()); {
+	case errors.Is(err, errDownstream):
+		s.left()
+	case errors.Is(err, os.ErrDeadlineExceeded) && expired != nil:
+		s.details, s.flags = expired.details, expired.flags
+	default:
+		s.details, s.flags = "upstream_reset_after_response_started{connection_termination}", "UC"
+	}
+}
+
 // relayBody sends the content of the response. The head waits in conn.out.
 func (s *stream) relayBody(body *bodyReader, up *upstreamConn, chunked bool) error {
 	c := s.conn
@@ -474,7 +514,12 @@ func (s *stream) relayBody(body *bodyReader, up *upstreamConn, chunked bool) err
 			if err := c.flush(); err != nil {
 				return errDownstream
 			}
+			up.SetReadDeadline(s.limit())
 			data, err = body.next()
+			if errors.Is(err, os.ErrDeadlineExceeded) && s.expired(time.Now()) == nil {
+				continue
+			}
+			s.timers.touch()
 		}
 		if err != nil && err != io.EOF {
 			c.flush()

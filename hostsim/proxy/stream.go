@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"errors"
+	"os"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -26,6 +27,8 @@ type stream struct {
 	http11, head      bool
 	upgrade           bool // the codec is in upgrade mode
 	closing           bool // no further request on this connection
+	broken            bool // the response broke off
+	stopUpload        atomic.Bool
 
 	route       *route
 	routeKnown  bool
@@ -39,7 +42,7 @@ type stream struct {
 
 	start           time.Time
 	requestComplete time.Time
-	deadline        time.Time // of the response, by the route's timeout
+	timers          timers
 	status          int
 	details, flags  string
 	clusterName     string
@@ -54,22 +57,22 @@ var (
 	errDownstream = errors.New("downstream is gone")
 )
 
-// serve handles one request whose head has been read, and says whether the
+// serve handles one request, whose first byte has come, and says whether the
 // connection can serve another one.
-func (s *stream) serve(head []byte, headErr error) (again bool) {
+func (s *stream) serve() (again bool) {
 	s.begin()
 	defer s.end()
-	if headErr != nil {
-		s.closing = true
-		s.sendLocal(codecReply(headErr))
-		return false
-	}
-	size := len(head)
-	r := s.decodeHead(head)
-	s.conn.in.discard(size)
+	head, r := s.readHead()
 	if r == nil {
+		size := len(head)
+		r = s.decodeHead(head)
+		s.conn.in.discard(size)
+	}
+	if r == nil {
+		s.timers.head = time.Time{}
 		if s.body.done {
 			s.requestComplete = s.start
+			s.timers.request = time.Time{}
 		}
 		r = s.decodeHeaders()
 	}
@@ -77,9 +80,6 @@ func (s *stream) serve(head []byte, headErr error) (again bool) {
 		r = s.forward()
 	}
 	if r != nil {
-		if r.flags == "DPE" {
-			s.closing = true
-		}
 		s.sendLocal(r)
 	}
 	if !s.body.done {
@@ -92,13 +92,14 @@ func (s *stream) begin() {
 	s.text = s.text[:0]
 	s.request.reset(requestInline)
 	s.response.reset(responseInline)
-	s.body.reset(&s.conn.in, bodyNone, 0)
-	s.protocol, s.http11, s.head, s.upgrade, s.closing = "", true, false, false, false
+	s.body.reset(&s.conn.in, bodyUntilClose, 0) // not complete before its head is known
+	s.protocol, s.http11, s.head, s.upgrade, s.closing = "HTTP/1.1", true, false, false, s.conn.drained
 	s.route, s.routeKnown = nil, false
 	s.filters, s.chain = s.filters[:0], nil
 	clear(s.filterState)
-	s.local, s.responseBegun = nil, false
-	s.start, s.requestComplete, s.deadline = time.Now(), time.Time{}, time.Time{}
+	s.local, s.responseBegun, s.broken = nil, false, false
+	s.start, s.requestComplete = time.Now(), time.Time{}
+	s.timers.start(s.hcm, s.start)
 	s.status, s.details, s.flags, s.clusterName, s.upstreamHost = 0, "", "", "", ""
 	s.bytesReceived.Store(0)
 	s.bytesSent.Store(0)
@@ -156,6 +157,53 @@ func (s *stream) reply(r *localReply) {
 	}
 }
 
+// readHead waits for the request's head.
+func (s *stream) readHead() ([]byte, *localReply) {
+	in := &s.conn.in
+	for {
+		head, err := in.head(s.hcm.maxHeadBytes, methodStart)
+		if err != nil {
+			return nil, codecReply(err)
+		}
+		if head != nil {
+			return head, nil
+		}
+		s.conn.SetReadDeadline(s.limit())
+		switch err := in.fill(len(in.buffered()) + 1); {
+		case err == nil:
+			s.timers.touch()
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			if r := s.expired(time.Now()); r != nil {
+				return nil, r
+			}
+		default:
+			return nil, s.left()
+		}
+	}
+}
+
+// left is the end of a stream whose client has gone away.
+func (s *stream) left() *localReply {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closing, s.details, s.flags = true, "downstream_remote_disconnect", "DC"
+	return &localReply{}
+}
+
+// limit is when the stream may wait no longer; zero is never.
+func (s *stream) limit() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.timers.until()
+}
+
+// complete says whether all of the request has come.
+func (s *stream) complete() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return !s.requestComplete.IsZero()
+}
+
 // decodeHeaders runs the request head through the filters.
 func (s *stream) decodeHeaders() *localReply {
 	s.mu.Lock()
@@ -183,20 +231,20 @@ func (s *stream) await() *localReply {
 	defer s.mu.Lock()
 	gone := s.conn.watch()
 	defer s.conn.unwatch()
-	var idle <-chan time.Time
-	if s.hcm.streamIdle > 0 {
-		t := time.NewTimer(s.hcm.streamIdle)
+	limit := s.limit()
+	var expired <-chan time.Time
+	if !limit.IsZero() {
+		t := time.NewTimer(time.Until(limit))
 		defer t.Stop()
-		idle = t.C
+		expired = t.C
 	}
 	select {
 	case <-s.resume:
 		return s.local
-	case <-idle:
-		return &localReply{status: 408, body: "stream timeout", details: "request_payload_timeout", flags: "SI"}
+	case now := <-expired:
+		return s.expired(now)
 	case <-gone:
-		s.closing, s.flags, s.details = true, "DC", "downstream_remote_disconnect"
-		return &localReply{}
+		return s.left()
 	case <-s.conn.server.closing:
 		s.closing = true
 		return &localReply{}

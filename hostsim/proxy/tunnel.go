@@ -22,12 +22,11 @@ func (s *stream) tunnel(r *route, up *upstreamConn) {
 		s.closing = true
 		s.body.done = true
 	}()
-	idle := s.hcm.streamIdle
-	if r.idleTimeout >= 0 {
-		idle = r.idleTimeout
-	}
-	t := &tunnel{stream: s, up: up, idle: idle}
-	t.touch()
+	s.mu.Lock()
+	s.timers.response, s.timers.request = time.Time{}, time.Time{}
+	s.mu.Unlock()
+	s.timers.touch()
+	t := &tunnel{stream: s, up: up}
 	up.SetDeadline(time.Time{})
 	s.conn.SetDeadline(time.Time{})
 	if s.conn.flush() != nil {
@@ -51,12 +50,8 @@ func (s *stream) tunnel(r *route, up *upstreamConn) {
 type tunnel struct {
 	stream *stream
 	up     *upstreamConn
-	idle   time.Duration // 0: for ever
-	last   atomic.Int64  // when something moved, in ns
 	over   atomic.Bool
 }
-
-func (t *tunnel) touch() { t.last.Store(time.Now().UnixNano()) }
 
 // end notes why the tunnel ended, the first time, and wakes the other side.
 func (t *tunnel) end(details, flags string) {
@@ -94,8 +89,8 @@ func (t *tunnel) relay(in *input, to net.Conn, filtered bool, filter func([]byte
 			if t.over.Load() {
 				return "", ""
 			}
-			if t.idled() {
-				return "stream_idle_timeout", "SI"
+			if r := t.stream.expired(time.Now()); r != nil {
+				return r.details, r.flags
 			}
 			continue
 		}
@@ -104,8 +99,8 @@ func (t *tunnel) relay(in *input, to net.Conn, filtered bool, filter func([]byte
 			if t.over.Load() {
 				return "", ""
 			}
-			if errors.Is(err, os.ErrDeadlineExceeded) {
-				return "stream_idle_timeout", "SI"
+			if r := t.stream.expired(time.Now()); r != nil && errors.Is(err, os.ErrDeadlineExceeded) {
+				return r.details, r.flags
 			}
 			return closed, flags
 		}
@@ -120,16 +115,17 @@ func (t *tunnel) relay(in *input, to net.Conn, filtered bool, filter func([]byte
 		if _, err := to.Write(out); err != nil {
 			return "", ""
 		}
-		t.touch()
+		t.stream.timers.touch()
 	}
 }
 
 // splice moves bytes until from closes (nil), something breaks, or it is time
 // to look at the idle timer (os.ErrDeadlineExceeded).
 func (t *tunnel) splice(to, from *net.TCPConn) (int64, error) {
-	look := time.Time{}
-	if t.idle > 0 {
-		look = time.Now().Add(max(t.idle/8, time.Millisecond))
+	// The kernel does not say when it moved something, so look now and then.
+	look := t.stream.limit()
+	if idle := t.stream.timers.idle; idle > 0 {
+		look = earliest(look, time.Now().Add(max(idle/8, time.Millisecond)))
 	}
 	from.SetReadDeadline(look)
 	if t.over.Load() { // end came before the deadline was set anew
@@ -137,14 +133,9 @@ func (t *tunnel) splice(to, from *net.TCPConn) (int64, error) {
 	}
 	n, err := io.Copy(to, from)
 	if n > 0 {
-		t.touch()
+		t.stream.timers.touch()
 	}
 	return n, err
-}
-
-// idled says whether nothing has moved for too long.
-func (t *tunnel) idled() bool {
-	return t.idle > 0 && time.Since(time.Unix(0, t.last.Load())) >= t.idle
 }
 
 // read reads from one side, as long as the tunnel is not idle.
@@ -154,20 +145,17 @@ func (t *tunnel) read(in *input) ([]byte, error) {
 			in.discard(len(b))
 			return b, nil
 		}
-		if t.idle > 0 {
-			in.conn.SetReadDeadline(time.Unix(0, t.last.Load()).Add(t.idle))
-		}
+		in.conn.SetReadDeadline(t.stream.limit())
 		if t.over.Load() {
 			return nil, os.ErrDeadlineExceeded
 		}
 		err := in.fill(bodyBuffer)
 		if err == nil {
-			t.touch()
+			t.stream.timers.touch()
 			continue
 		}
-		if errors.Is(err, os.ErrDeadlineExceeded) && !t.over.Load() && !t.idled() {
-			in.conn.SetReadDeadline(time.Time{}) // woken, or the other direction moved
-			continue
+		if errors.Is(err, os.ErrDeadlineExceeded) && !t.over.Load() && t.stream.expired(time.Now()) == nil {
+			continue // woken, or the other direction moved
 		}
 		return nil, err
 	}

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/net/http/httpguts"
 )
 
 func mustParse(t testing.TB, text string) *Config {
@@ -28,7 +29,7 @@ type outcome struct {
 
 func outcomeOf(d Decision) outcome {
 	o := outcome{Reason: d.Reason, Status: d.Status, FilterState: d.FilterState, Mutations: d.Mutations}
-	if d.Rule != nil {
+	if d.Routed {
 		o.Rule, o.Protocol = d.Rule.Name, d.Protocol.String()
 	}
 	return o
@@ -98,15 +99,32 @@ func TestDecide(t *testing.T) {
 			outcome{Offered, "websocket", "websocket", 0, "switchyard.route",
 				[]Mutation{{Remove, "x-upgrade-route", ""}, {Remove, "x-upgrade-cluster", ""}, route("websocket")}}},
 
+		{"a rule that refuses", `{"rules":[{"protocol":"websocket","path":"/admin","action":"refuse"}]}`, []string{":path: /admin", "connection: Upgrade", "upgrade: websocket", "x-upgrade-route: 1"},
+			outcome{Reason: RefusedByRule, Status: 403}},
+		{"with a status of its own", `{"rules":[{"protocol":"websocket","action":"refuse","status":503}]}`, []string{":path: /", "connection: Upgrade", "upgrade: websocket"},
+			outcome{Reason: RefusedByRule, Status: 503}},
+		{"a rule that ignores leaves the upgrade one", `{"rules":[{"protocol":"websocket","action":"ignore"}]}`, []string{":path: /", "connection: keep-alive, Upgrade", "upgrade: h2c, websocket", "x-upgrade-route: 1"},
+			outcome{Reason: IgnoredByRule, Mutations: []Mutation{{Remove, "x-upgrade-route", ""}}}},
+		{"what no rule wants is refused if so said", `{"default":"refuse"}`, []string{":path: /", "connection: Upgrade", "upgrade: foo"}, outcome{Reason: NoRule, Status: 403}},
+		{"h2c as well", `{"default":"refuse"}`, []string{":path: /", "connection: Upgrade", "upgrade: h2c"}, outcome{Reason: NoRule, Status: 403}},
+		{"but no page", `{"default":"refuse"}`, []string{":path: /", "connection: keep-alive", "upgrade: foo"}, outcome{Reason: NotNominated}},
+		{"a hundred offers", ``, []string{":path: /", "connection: Upgrade", "upgrade: " + strings.Repeat("a,", 99) + "websocket"},
+			outcome{Offered, "websocket", "websocket", 0, "switchyard.route", []Mutation{route("websocket"), {Set, "upgrade", "websocket"}}}},
+		{"and one more", ``, []string{":path: /", "connection: Upgrade", "upgrade: " + strings.Repeat("a,", 100) + "websocket"}, outcome{Reason: TooManyElements, Status: 431}},
+		{"more subprotocols than that, where a rule asks", `{"rules":[{"protocol":"websocket","subprotocols":["a"]}]}`,
+			[]string{":path: /", "connection: Upgrade", "upgrade: websocket", "sec-websocket-protocol: " + strings.Repeat("a,", 101)}, outcome{Reason: TooManyElements, Status: 431}},
+		{"and where none does", ``, []string{":path: /", "connection: Upgrade", "upgrade: websocket", "sec-websocket-protocol: " + strings.Repeat("a,", 101)},
+			outcome{Offered, "websocket", "websocket", 0, "switchyard.route", []Mutation{route("websocket")}}},
+
 		{"headers can be renamed", `{"metadata":{"route_header":"x-r","cluster_header":"x-c","filter_state":"k"},"rules":[{"protocol":"websocket","cluster":"c"}]}`,
 			[]string{":path: /", "connection: Upgrade", "upgrade: websocket", "x_r: 1", "x-upgrade-route: 1"},
 			outcome{Offered, "websocket", "websocket", 0, "k", []Mutation{{Remove, "x_r", ""}, {Set, "x-r", "websocket"}, {Set, "x-c", "c"}}}},
-		{"all metadata can be switched off", `{"metadata":{"route_header":"","cluster_header":"","filter_state":""},"rules":[{"protocol":"websocket","cluster":"c"}]}`,
+		{"all metadata can be switched off", `{"metadata":{"route_header":"","cluster_header":"","filter_state":""}}`,
 			[]string{":path: /", "connection: Upgrade", "upgrade: websocket", "x-upgrade-route: 1", ": x"},
 			outcome{Offered, "websocket", "websocket", 0, "", nil}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			d := Decide(mustParse(t, tt.config), fields(tt.lines...))
+			d := Decide(mustParse(t, tt.config), Request{Headers: fields(tt.lines...)})
 			if diff := cmp.Diff(tt.want, outcomeOf(d)); diff != "" {
 				t.Errorf("decision (-want +got):\n%s", diff)
 			}
@@ -114,6 +132,43 @@ func TestDecide(t *testing.T) {
 				t.Errorf("status %d has body %q, want one line that begins with the reason if refused", d.Status, d.Body)
 			}
 		})
+	}
+}
+
+func TestTheRuleThatCameClosestIsLogged(t *testing.T) {
+	const config = `{"rules":[
+		{"name":"api","protocol":"websocket","path_prefix":"/api/","subprotocols":["v2"],"origins":["same-origin"]},
+		{"name":"live","protocol":"websocket","path":"/live","hosts":["a.example"]},
+		{"name":"guard","protocol":"websocket","path":"/live","action":"refuse"},
+		{"protocol":"spdy"}]}`
+	for _, tt := range []struct{ name, path, lines, want string }{
+		{"by its path", "/", "", "reason=no_rule route=- cluster=- protocol=websocket path=/ missed=api.path_prefix"},
+		{"by its subprotocols", "/api/", "", "reason=no_rule route=- cluster=- protocol=websocket path=/api/ missed=api.subprotocols"},
+		{"by its origins", "/api/", "sec-websocket-protocol: v2\norigin: https://evil", "reason=no_rule route=- cluster=- protocol=websocket path=/api/ missed=api.origins"},
+		{"before one that refuses", "/live", "", "reason=refused_by_rule route=- cluster=- protocol=websocket path=/live rule=guard missed=live.hosts status=403"},
+		{"not before one that routes", "/live", ":authority: a.example", "reason=offered route=live cluster=- protocol=websocket path=/live"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			h := upgrade(":path: " + tt.path)
+			if tt.lines != "" {
+				h = append(h, fields(strings.Split(tt.lines, "\n")...)...)
+			}
+			if got := Decide(mustParse(t, config), Request{Headers: h}).String(); got != tt.want {
+				t.Errorf("got  %s\nwant %s", got, tt.want)
+			}
+		})
+	}
+}
+
+func TestSpoofable(t *testing.T) {
+	for config, want := range map[string][]string{
+		``: {"x-upgrade-route", "x-upgrade-cluster"},
+		`{"metadata":{"route_header":"","cluster_header":"x-c"}}`: {"x-c"},
+		`{"metadata":{"route_header":"","cluster_header":""}}`:    nil,
+	} {
+		if diff := cmp.Diff(want, mustParse(t, config).Spoofable()); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", config, diff)
+		}
 	}
 }
 
@@ -129,13 +184,13 @@ func TestDecisionAsLogLine(t *testing.T) {
 		{"no rule", []string{":path: /", "connection: Upgrade", "upgrade: foo/1"}, `reason=no_rule route=- cluster=- protocol=foo/1 path=/`},
 		{"query and fragment are not shown", []string{":path: /a#b?c"}, `reason=no_upgrade route=- cluster=- protocol=- path=/a`},
 		{"what a client wrote cannot look like another line or key", []string{":path: /a\nreason=x \"", "connection: Upgrade", "upgrade: a\x1b[0m\u00a0"},
-			`reason=malformed_upgrade route=- cluster=- protocol="a\x1b[0m\u00a0" path="/a\nreason=x \""`},
+			`reason=malformed_upgrade route=- cluster=- protocol="a\x1b[0m\u00a0" path="/a\nreason=x \"" status=400`},
 		{"bytes beyond ASCII are quoted", []string{":path: /\u00e4", "connection: Upgrade", "upgrade: \x7f"},
-			`reason=malformed_upgrade route=- cluster=- protocol="\x7f" path="/\u00e4"`},
+			`reason=malformed_upgrade route=- cluster=- protocol="\x7f" path="/\u00e4" status=400`},
 		{"a path without end is cut", []string{":path: /" + strings.Repeat("x", 300)}, `reason=no_upgrade route=- cluster=- protocol=- path=/` + strings.Repeat("x", 199) + `...`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			if got := Decide(mustParse(t, `{"rules":[{"protocol":"websocket","cluster":"c"}]}`), fields(tt.lines...)).String(); got != tt.want {
+			if got := Decide(mustParse(t, `{"rules":[{"protocol":"websocket","cluster":"c"}]}`), Request{Headers: fields(tt.lines...)}).String(); got != tt.want {
 				t.Errorf("got  %s\nwant %s", got, tt.want)
 			}
 		})
@@ -157,11 +212,14 @@ func handshake() HeaderMap {
 
 func TestAPlainRequestAllocatesNothing(t *testing.T) {
 	c, h, upgrade := mustParse(t, ""), page(), handshake()
+	full := mustParse(t, `{"default":"refuse","handshake":"check","rules":[{"protocol":"*","hosts":["*.a"],"origins":["same-origin"]}]}`)
+	never := func() string { t.Error("asked for the version"); return "" }
 	for _, tt := range []struct {
 		name string
 		do   func()
 	}{
-		{"Decide on a page", func() { Decide(c, h) }},
+		{"Decide on a page", func() { Decide(c, Request{Headers: h, Version: never}) }},
+		{"Decide on a page where rules ask for much", func() { Decide(full, Request{Headers: h, Version: never}) }},
 		{"Classify on a handshake", func() { Classify(upgrade) }},
 	} {
 		if n := testing.AllocsPerRun(100, tt.do); n != 0 {
@@ -196,7 +254,7 @@ func FuzzDecide(f *testing.F) {
 	c := mustParse(f, `{"rules":[{"name":"live","protocol":"websocket","path_prefix":"/live/","cluster":"l"},{"protocol":"spdy/3.1"},{"protocol":"websocket"}]}`)
 	f.Fuzz(func(t *testing.T, conn1, conn2, up1, up2, path, name, value string) {
 		h := HeaderMap{{":path", path}, {"connection", conn1}, {"upgrade", up1}, {"connection", conn2}, {"upgrade", up2}}
-		d := Decide(c, h)
+		d := Decide(c, Request{Headers: h})
 		_ = d.String()
 
 		// The same with every element in a line of its own, other case, and more space.
@@ -212,23 +270,23 @@ func FuzzDecide(f *testing.F) {
 				respelled = append(respelled, Field{strings.ToUpper(field.Name), "\t " + element + " \t,"})
 			}
 		}
-		if again := Decide(c, respelled); again.Reason != d.Reason || again.Rule != d.Rule || again.Status != d.Status {
+		if again := Decide(c, Request{Headers: respelled}); again.Reason != d.Reason || again.Rule != d.Rule || again.Status != d.Status {
 			t.Fatalf("%v\nrespelled: %v", d, again)
 		}
 
 		// A further field, helpers included, makes no upgrade out of what is none. (A further Connection or Upgrade may.)
 		more := append(append(HeaderMap(nil), h...), Field{name, value})
-		e := Decide(c, more)
+		e := Decide(c, Request{Headers: more})
 		for _, own := range []string{":path", ":method", ":protocol", "connection", "upgrade"} {
 			if equalFold(name, own) {
 				return
 			}
 		}
-		if d.Rule == nil && e.Rule != nil {
+		if !d.Routed && e.Routed {
 			t.Fatalf("not routed: %v\nrouted with %s: %s: %v", d, name, value, e)
 		}
 		for _, helper := range []string{OfferedHeader, FramingHeader} {
-			if d.Rule == nil && Decide(c, append(append(HeaderMap(nil), h...), Field{helper, value})).Rule != nil {
+			if !d.Routed && Decide(c, Request{Headers: append(append(HeaderMap(nil), h...), Field{helper, value})}).Routed {
 				t.Fatalf("a helper header routed %v", d)
 			}
 		}
@@ -240,9 +298,9 @@ func FuzzDecide(f *testing.F) {
 		after := applied(more, e.Mutations)
 		for _, own := range []string{c.Metadata.RouteHeader, c.Metadata.ClusterHeader} {
 			want := ""
-			if e.Rule != nil && own == c.Metadata.RouteHeader {
+			if e.Routed && own == c.Metadata.RouteHeader {
 				want = e.Rule.Name
-			} else if e.Rule != nil {
+			} else if e.Routed {
 				want = e.Rule.Cluster
 			}
 			got := ""
@@ -255,7 +313,7 @@ func FuzzDecide(f *testing.F) {
 				t.Fatalf("%s: %q, want %q after %v", own, got, want, e.Mutations)
 			}
 		}
-		if e.Rule != nil && (after.Count("connection") != 1 || after.Count("upgrade") != 1 || len(collect(after, "upgrade")) != 1) {
+		if e.Routed && (after.Count("connection") != 1 || after.Count("upgrade") != 1 || len(collect(after, "upgrade")) != 1) {
 			t.Fatalf("upstream would see %v", after)
 		}
 	})
@@ -263,26 +321,39 @@ func FuzzDecide(f *testing.F) {
 
 func BenchmarkDecide(b *testing.B) {
 	c := mustParse(b, "")
+	full := mustParse(b, `{"default":"refuse","handshake":"check","rules":[
+		{"name":"live","protocol":"websocket","path_prefix":"/live/","origins":["same-origin","https://*.a.example"],"cluster":"live"},
+		{"protocol":"spdy/3.1"},{"name":"admin","protocol":"*","path_prefix":"/admin/","action":"refuse"},
+		{"protocol":"websocket","hosts":["localhost","*.a.example"],"origins":["same-origin"]}]}`)
 	for _, bb := range []struct {
 		name string
+		c    *Config
 		h    HeaderMap
-	}{{"page", page()}, {"handshake", handshake()}} {
+	}{{"page", c, page()}, {"handshake", c, handshake()}, {"page, four rules", full, page()}, {"handshake, four rules", full, handshake()}} {
 		b.Run(bb.name, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				Decide(c, bb.h)
+				Decide(bb.c, Request{Headers: bb.h})
 			}
 		})
 	}
 }
 
+// BenchmarkContainsToken compares what ContainsToken does for a field line with the function of golang.org/x/net that answers
+// the same.
 func BenchmarkContainsToken(b *testing.B) {
-	for _, value := range []string{"Upgrade", "keep-alive, Upgrade", "keep-alive"} {
-		h := HeaderMap{{"connection", value}}
-		b.Run(value, func(b *testing.B) {
+	for _, line := range []string{"Upgrade", "keep-alive, Upgrade", "keep-alive",
+		"a, b, c, keep-alive, foo, bar, close, x-forwarded-for, te, Upgrade"} {
+		lines := []string{line}
+		b.Run("filter/"+line, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				h.ContainsToken("connection", "upgrade")
+				lineContainsToken(lines[0], "upgrade")
+			}
+		})
+		b.Run("httpguts/"+line, func(b *testing.B) {
+			for b.Loop() {
+				httpguts.HeaderValuesContainsToken(lines, "upgrade")
 			}
 		})
 	}

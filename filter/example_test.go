@@ -12,13 +12,13 @@ func ExampleDecide() {
 		fmt.Println(err)
 		return
 	}
-	decision := filter.Decide(config, filter.HeaderMap{
+	decision := filter.Decide(config, filter.Request{Headers: filter.HeaderMap{
 		{Name: ":method", Value: "GET"},
 		{Name: ":path", Value: "/live?id=7"},
 		{Name: "x-upgrade-route", Value: "from the client"},
 		{Name: "connection", Value: "keep-alive, Upgrade"},
 		{Name: "upgrade", Value: "h2c, WebSocket"},
-	})
+	}})
 	fmt.Println(decision)
 	for _, m := range decision.Mutations {
 		if m.Op == filter.Remove {

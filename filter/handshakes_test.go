@@ -69,9 +69,9 @@ func TestHandshakes(t *testing.T) {
 		outcome, reason := "web", Reason("")
 		if h, err := readHead(c.bytes()); err != nil {
 			outcome, reason = "refused", Reason(err.Error())
-		} else if d := Decide(config, h); d.Status != 0 {
+		} else if d := Decide(config, Request{Headers: h}); d.Status != 0 {
 			outcome, reason = "refused", d.Reason
-		} else if reason = d.Reason; d.Rule != nil {
+		} else if reason = d.Reason; d.Routed {
 			outcome = "ws"
 			if got, want := collect(applied(h, d.Mutations), "upgrade"), []string{"websocket"}; !slices.Equal(got, want) {
 				t.Errorf("%s: upstream sees upgrade %q, want %q", c.Name, got, want)

@@ -51,10 +51,9 @@ func lower(c byte) byte {
 }
 
 // equalFold compares two strings byte for byte under ASCII case folding.
-func equalFold(a, b string) bool {
-	if len(a) != len(b) {
-		return false
-	}
+func equalFold(a, b string) bool { return a == b || len(a) == len(b) && equalFoldSlow(a, b) }
+
+func equalFoldSlow(a, b string) bool {
 	for i := 0; i < len(a); i++ {
 		if a[i] != b[i] && lower(a[i]) != lower(b[i]) {
 			return false
@@ -65,10 +64,9 @@ func equalFold(a, b string) bool {
 
 // sameSpelling compares two field names under ASCII case folding and with "-" and "_" taken for the same character.
 // Many a server behind a proxy (CGI, WSGI, ...) folds the two, so a client's x_upgrade_route would reach it as ours.
-func sameSpelling(a, b string) bool {
-	if len(a) != len(b) {
-		return false
-	}
+func sameSpelling(a, b string) bool { return len(a) == len(b) && sameSpellingSlow(a, b) }
+
+func sameSpellingSlow(a, b string) bool {
 	for i := 0; i < len(a); i++ {
 		x, y := lower(a[i]), lower(b[i])
 		if x == '_' {

@@ -48,13 +48,41 @@ func (e *Elements) Next() (element string, ok bool) {
 // ContainsToken reports whether the list-based field has that token among its elements, under ASCII case folding.
 //
 // Other elements do not matter, even ill-formed ones. It answers as httpguts.HeaderValuesContainsToken of golang.org/x/net
-// does.
+// does, for every token.
 func (h HeaderMap) ContainsToken(name, token string) bool {
-	list := h.Elements(name)
-	for element, ok := list.Next(); ok; element, ok = list.Next() {
-		if equalFold(element, token) {
+	for i := range h {
+		if equalFold(h[i].Name, name) && lineContainsToken(h[i].Value, token) {
 			return true
 		}
+	}
+	return false
+}
+
+// lineContainsToken is ContainsToken for one field line. It cuts out no elements, but looks for the token where one begins.
+func lineContainsToken(line, token string) bool {
+	if token == "" {
+		return false
+	}
+	first := lower(token[0])
+	for len(line) >= len(token) {
+		switch c := line[0]; {
+		case c == ',' || isOWS(c):
+			line = line[1:]
+			continue
+		case lower(c) == first && equalFold(line[:len(token)], token):
+			rest := line[len(token):]
+			for rest != "" && isOWS(rest[0]) {
+				rest = rest[1:]
+			}
+			if rest == "" || rest[0] == ',' {
+				return true
+			}
+		}
+		comma := strings.IndexByte(line, ',')
+		if comma < 0 {
+			return false
+		}
+		line = line[comma+1:]
 	}
 	return false
 }
@@ -85,11 +113,14 @@ func (p Protocol) covers(offered Protocol) bool {
 	return equalFold(p.Name, offered.Name) && (p.Version == "" || equalFold(p.Version, offered.Version))
 }
 
+// isOWS reports whether c is optional whitespace, RFC 9110 5.6.3.
+func isOWS(c byte) bool { return c == ' ' || c == '\t' }
+
 func trimOWS(s string) string {
-	for s != "" && (s[0] == ' ' || s[0] == '\t') {
+	for s != "" && isOWS(s[0]) {
 		s = s[1:]
 	}
-	for s != "" && (s[len(s)-1] == ' ' || s[len(s)-1] == '\t') {
+	for s != "" && isOWS(s[len(s)-1]) {
 		s = s[:len(s)-1]
 	}
 	return s

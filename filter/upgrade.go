@@ -1,10 +1,10 @@
 package filter
 
-// Reason says in one snake_case word why a request was decided as it was. The same word stands in the log line and in a
-// refusal's body.
+// Reason says in one snake_case word why a request was decided as it was. The same word stands in the log line, in a
+// refusal's body and in the counter's name.
 type Reason string
 
-// The reasons. All but NoRule come from Classify; NoRule from Decide.
+// Reasons of Classify, which Decide hands on.
 const (
 	// NoUpgrade: there is no Upgrade field and no extended CONNECT; a plain request.
 	NoUpgrade Reason = "no_upgrade"
@@ -16,14 +16,48 @@ const (
 	// MalformedUpgrade: an element of Upgrade is no protocol-name ["/" protocol-version]. What else stands beside it
 	// cannot be trusted to mean what it seems to: refused with 400.
 	MalformedUpgrade Reason = "malformed_upgrade"
+	// TooManyElements: Upgrade, or Sec-WebSocket-Protocol where a rule asks for it, has more than 100 elements, which no
+	// client needs and which would cost much to compare with each rule. Refused with 431.
+	TooManyElements Reason = "too_many_elements"
 	// UpgradeWithBody: the request has content, which Envoy cannot keep apart from the bytes of the tunnel: it waits for
 	// a 101 before it passes them on, or passes chunk framing on as if it were tunnel. Refused with 400.
 	UpgradeWithBody Reason = "upgrade_with_body"
-	// Offered: an upgrade is offered, and it is well-formed.
+	// Offered: an upgrade is offered, and it is well-formed; and of Decide: it is routed.
 	Offered Reason = "offered"
-	// NoRule: an upgrade is offered that no rule wants; it goes on unrouted.
-	NoRule Reason = "no_rule"
 )
+
+// Reasons of Decide, by the rules.
+const (
+	// NoRule: an upgrade is offered that no rule wants; it goes on unrouted or, where the default says so, is refused
+	// with 403.
+	NoRule Reason = "no_rule"
+	// RefusedByRule: the rule that matched refuses, with its status.
+	RefusedByRule Reason = "refused_by_rule"
+	// IgnoredByRule: the rule that matched lets the request go on unrouted.
+	IgnoredByRule Reason = "ignored_by_rule"
+)
+
+// Reasons of Decide for a WebSocket that a rule would route, if handshakes are checked (RFC 6455 4.2.1): refused with 400,
+// and UnsupportedVersion with 426.
+const (
+	// NotGet: the method is not GET.
+	NotGet Reason = "not_get"
+	// NoKey: there is no Sec-WebSocket-Key, and the request came by HTTP/1.
+	NoKey Reason = "no_key"
+	// SeveralKeys: there is more than one Sec-WebSocket-Key.
+	SeveralKeys Reason = "several_keys"
+	// InvalidKey: Sec-WebSocket-Key is not the base64 encoding of 16 bytes.
+	InvalidKey Reason = "invalid_key"
+	// NoVersion: there is no Sec-WebSocket-Version.
+	NoVersion Reason = "no_version"
+	// InvalidVersion: there is more than one Sec-WebSocket-Version, or it is no number.
+	InvalidVersion Reason = "invalid_version"
+	// UnsupportedVersion: Sec-WebSocket-Version is another than 13; the answer says which would do (RFC 6455 4.4).
+	UnsupportedVersion Reason = "unsupported_version"
+)
+
+// UpgradeFailed is the reason of GateRefused: Envoy refused the upgrade before any filter saw it.
+const UpgradeFailed Reason = "upgrade_failed"
 
 // Fields that the gate (Envoy's early header mutations, see the envoy folder) sets before this filter runs. A client can
 // send them itself where no gate stands, so they may only ever make a decision stricter.
@@ -33,6 +67,9 @@ const (
 	// FramingHeader holds the client's Transfer-Encoding, which Envoy drops before any filter sees it.
 	FramingHeader = "x-upgrade-framing"
 )
+
+// maxElements is how many elements of a list are compared with the rules.
+const maxElements = 100
 
 // Verdict says what a request offers, before any rule is asked.
 type Verdict struct {
@@ -76,7 +113,9 @@ func Classify(h HeaderMap) Verdict {
 		if v.Count == 0 {
 			v.First = p
 		}
-		v.Count++
+		if v.Count++; v.Count > maxElements {
+			return Verdict{Reason: TooManyElements, First: v.First, Count: v.Count}
+		}
 		ordinary = ordinary && neverRouted(p)
 	}
 	if element, bad := malformedHelper(h); bad {

@@ -27,6 +27,44 @@ func TestUpgradeChainIsMinimalWithTheFilterElsewhere(t *testing.T) {
 	}
 }
 
+// The gate is the same in every file, but for the protocols it lets in, and so is
+// what makes labels of counters.
+func TestGateIsTheSameEverywhere(t *testing.T) {
+	gate := func(file string) map[string]any {
+		bootstrap := load(t, file)
+		m := manager(t, bootstrap)
+		extension := m["early_header_mutation_extensions"].([]any)[0].(map[string]any)
+		mutations := extension["typed_config"].(map[string]any)["mutations"].([]any)
+		last := mutations[len(mutations)-1].(map[string]any)["append"].(map[string]any)["header"].(map[string]any)
+		if last["key"] != "upgrade" {
+			t.Errorf("%s: the last mutation is of %v, want upgrade", file, last["key"])
+		}
+		return map[string]any{
+			"mutations":    mutations[:len(mutations)-1],
+			"removed":      m["route_config"].(map[string]any)["request_headers_to_remove"],
+			"stats_config": bootstrap["stats_config"],
+			"ignored":      m["http_protocol_options"],
+			"address":      m["use_remote_address"],
+			"path":         []any{m["normalize_path"], m["merge_slashes"], m["path_with_escaped_slashes_action"]},
+		}
+	}
+	files, err := fs.Glob(envoy.Files, "bootstrap/*")
+	if err != nil || len(files) < 5 {
+		t.Fatal(files, err)
+	}
+	want := gate("bootstrap/minimal.yaml")
+	for key, part := range want {
+		if part == nil {
+			t.Errorf("minimal.yaml has no %s", key)
+		}
+	}
+	for _, file := range files {
+		if diff := cmp.Diff(want, gate(file)); diff != "" {
+			t.Errorf("minimal.yaml and %s (-minimal +it):\n%s", file, diff)
+		}
+	}
+}
+
 func load(t *testing.T, name string) map[string]any {
 	t.Helper()
 	data, err := fs.ReadFile(envoy.Files, name)

@@ -29,26 +29,69 @@ import (
 )
 
 // Config is a checked bootstrap.
-type Config struct{ boot *bootstrap.Bootstrap }
+type Config struct {
+	boot    *bootstrap.Bootstrap
+	ignored []error
+}
 
 // Load reads and checks a bootstrap file. Errors are one line each: file,
 // line, path in the YAML, what was found and what to do.
-func Load(file string) (*Config, error) {
-	boot, err := bootstrap.LoadFile(file)
-	if err != nil {
-		return nil, err
-	}
-	return &Config{boot}, nil
-}
+func Load(file string) (*Config, error) { return Source{File: file}.Load() }
 
 // Parse is Load for text; name stands for the file in errors.
 func Parse(name string, data []byte) (*Config, error) {
-	boot, err := bootstrap.Load(name, data)
+	return load([]bootstrap.Text{{Name: name, Data: data}}, false)
+}
+
+// Source is where a bootstrap comes from, as Envoy's command line says it.
+type Source struct {
+	// File is a bootstrap file, "" for none.
+	File string
+	// YAML is a bootstrap, "" for none. It is merged into that of the file.
+	YAML string
+	// IgnoreUnsupported passes over what is not simulated, as long as the
+	// routing decisions are the same without it; see [Config.Ignored].
+	IgnoreUnsupported bool
+}
+
+// Load reads and checks the bootstrap.
+func (s Source) Load() (*Config, error) {
+	var texts []bootstrap.Text
+	if s.File != "" {
+		text, err := bootstrap.ReadFile(s.File)
+		if err != nil {
+			return nil, err
+		}
+		texts = append(texts, text)
+	}
+	if s.YAML != "" {
+		texts = append(texts, bootstrap.Text{Name: "--config-yaml", Data: []byte(s.YAML)})
+	}
+	if texts == nil {
+		return nil, errors.New("no bootstrap")
+	}
+	return load(texts, s.IgnoreUnsupported)
+}
+
+func load(texts []bootstrap.Text, ignore bool) (*Config, error) {
+	boot, err := bootstrap.Parse(texts...)
 	if err != nil {
 		return nil, err
 	}
-	return &Config{boot}, nil
+	cfg := &Config{boot: boot}
+	if ignore {
+		for _, u := range boot.Ignore() {
+			cfg.ignored = append(cfg.ignored, u)
+		}
+	}
+	if unsupported := boot.CheckSupported(); len(unsupported) > 0 {
+		return nil, unsupported[0]
+	}
+	return cfg, nil
 }
+
+// Ignored is what was passed over, in the order of the text.
+func (c *Config) Ignored() []error { return c.ignored }
 
 // Options are what Envoy takes from its command line.
 type Options struct {

@@ -25,6 +25,9 @@ func (c *converter) any(a *anypb.Any, n *yaml.Node, path string, depth int) erro
 	if err != nil {
 		return err
 	}
+	if typeKey == nil && len(n.Content) == 0 {
+		return nil // an Any without a type, which routes use to say "enabled"
+	}
 	if typeKey == nil {
 		return c.errorf(n, path, `"@type" is missing, it names the type of the configuration`)
 	}

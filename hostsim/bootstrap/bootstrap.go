@@ -18,6 +18,7 @@
 package bootstrap
 
 //go:generate go run types_gen.go
+//go:generate go test -run TestTheListInTheDocumentsIsThatOfTheCode -update
 
 import (
 	"errors"
@@ -34,33 +35,48 @@ import (
 // Bootstrap is a checked envoy.config.bootstrap.v3.Bootstrap with the source positions of its fields.
 // It is immutable and safe for concurrent use; so must be what Proto and Unpack hand out.
 type Bootstrap struct {
-	file      string
+	files     []string
 	proto     *bootstrapv3.Bootstrap
 	positions map[string]position
 	messages  map[*anypb.Any]proto.Message
 }
 
-// position is a place in the text, both counted from 1.
-type position struct{ line, column int }
+// position is a place in one of the texts, line and column counted from 1.
+type position struct{ text, line, column int }
+
+// Text is a bootstrap as text.
+type Text struct {
+	Name string // in errors; what ends in .json is JSON, all else is YAML
+	Data []byte
+}
 
 // LoadFile reads and loads the bootstrap in the named file.
 //
 // As in Envoy the extension says what is in it: .yaml and .yml are YAML, .json is JSON. Everything else is refused; Envoy would
 // read it as JSON. Errors are those of Load; a file that cannot be read is an *Error without a line.
 func LoadFile(name string) (*Bootstrap, error) {
+	text, err := ReadFile(name)
+	if err != nil {
+		return nil, err
+	}
+	return Load(text.Name, text.Data)
+}
+
+// ReadFile reads a bootstrap without loading it.
+func ReadFile(name string) (Text, error) {
 	data, err := os.ReadFile(name)
 	if err != nil {
 		var pathErr *fs.PathError
 		if errors.As(err, &pathErr) {
 			err = pathErr.Err
 		}
-		return nil, &Error{File: name, Msg: err.Error()}
+		return Text{}, &Error{File: name, Msg: err.Error()}
 	}
 	switch ext := filepath.Ext(name); ext {
 	case ".yaml", ".yml", ".json":
-		return Load(name, data)
+		return Text{name, data}, nil
 	default:
-		return nil, &UnsupportedError{File: name, What: "a bootstrap file with the extension " + quote(ext) + ", name it .yaml, .yml or .json"}
+		return Text{}, &UnsupportedError{File: name, What: "a bootstrap file with the extension " + quote(ext) + ", name it .yaml, .yml or .json"}
 	}
 }
 
@@ -69,7 +85,7 @@ func LoadFile(name string) (*Bootstrap, error) {
 // The name is used in errors; if it ends in .json, data is JSON, otherwise YAML. What Envoy would refuse too is an *Error, what is
 // valid Envoy but not simulated an *UnsupportedError, of which the first in document order is returned.
 func Load(name string, data []byte) (*Bootstrap, error) {
-	b, err := Parse(name, data)
+	b, err := Parse(Text{name, data})
 	if err != nil {
 		return nil, err
 	}
@@ -80,20 +96,26 @@ func Load(name string, data []byte) (*Bootstrap, error) {
 }
 
 // Parse is Load without the last step: the result may hold what the simulator does not simulate, see [Bootstrap.CheckSupported].
-func Parse(name string, data []byte) (*Bootstrap, error) {
-	root, err := parse(name, data)
-	if err != nil {
-		return nil, err
-	}
+//
+// Of several texts each is merged into those before, as Envoy merges --config-yaml into the file: a list grows, a message is merged
+// field by field, an entry of a map and everything else is replaced. A zero, false or "" replaces nothing.
+func Parse(texts ...Text) (*Bootstrap, error) {
 	c := converter{
-		file:      name,
 		positions: map[string]position{},
 		messages:  map[*anypb.Any]proto.Message{},
-		budget:    4*len(data) + 1<<16, // a node without aliases takes a byte and is entered up to four times
 	}
-	b := &Bootstrap{file: name, proto: &bootstrapv3.Bootstrap{}, positions: c.positions, messages: c.messages}
-	if err := c.message(b.proto.ProtoReflect(), root, "", 0); err != nil {
-		return nil, err
+	b := &Bootstrap{proto: &bootstrapv3.Bootstrap{}, positions: c.positions, messages: c.messages}
+	for i, text := range texts {
+		root, err := parse(text.Name, text.Data)
+		if err != nil {
+			return nil, err
+		}
+		b.files = append(b.files, text.Name)
+		c.file, c.text = text.Name, i
+		c.budget = 4*len(text.Data) + 1<<16 // a node without aliases takes a byte and is entered up to four times
+		if err := c.message(b.proto.ProtoReflect(), root, "", 0); err != nil {
+			return nil, err
+		}
 	}
 	if err := b.validate(c.anys); err != nil {
 		return nil, err
@@ -103,9 +125,6 @@ func Parse(name string, data []byte) (*Bootstrap, error) {
 
 // Proto returns the bootstrap message. It must not be changed.
 func (b *Bootstrap) Proto() *bootstrapv3.Bootstrap { return b.proto }
-
-// File returns the name the bootstrap was loaded under.
-func (b *Bootstrap) File() string { return b.file }
 
 // Position returns the line, counted from 1, of the field or list element at path, or of its nearest ancestor that stands in the text.
 func (b *Bootstrap) Position(path string) (line int) { return b.position(path).line }
@@ -130,7 +149,7 @@ func (b *Bootstrap) Unpack(a *anypb.Any, path string) (proto.Message, error) {
 	if m, ok := b.messages[a]; ok {
 		return m, nil
 	}
-	if a == nil {
+	if a.GetTypeUrl() == "" {
 		return nil, b.Errorf(path, "is required")
 	}
 	m, err := a.UnmarshalNew()

@@ -271,13 +271,13 @@ func TestAllThatIsNotSimulatedIsListedInDocumentOrder(t *testing.T) {
 	const text = `
 static_resources:
   clusters:
-  - {name: a, connect_timeout: 1s, lb_policy: MAGLEV, respect_dns_ttl: true}
+  - {name: a, connect_timeout: 1s, lb_policy: MAGLEV, track_timeout_budgets: true}
   - name: b
-    type: LOGICAL_DNS
+    type: EDS
 stats_flush_interval: 1s
 node: {id: a, metadata: {a: b}}
 `
-	b, err := Parse("x.yaml", []byte(text))
+	b, err := Parse(Text{"x.yaml", []byte(text)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -286,9 +286,9 @@ node: {id: a, metadata: {a: b}}
 		got = append(got, u.Error())
 	}
 	want := []string{
-		`x.yaml:4: static_resources.clusters[0].lb_policy: not simulated: lb_policy "MAGLEV", set lb_policy: ROUND_ROBIN or RANDOM`,
-		`x.yaml:4: static_resources.clusters[0].respect_dns_ttl: not simulated: respect_dns_ttl of Cluster`,
-		`x.yaml:6: static_resources.clusters[1].type: not simulated: type "LOGICAL_DNS", set type: STATIC or STRICT_DNS`,
+		`x.yaml:4: static_resources.clusters[0].lb_policy: not simulated: lb_policy "MAGLEV", set lb_policy: ROUND_ROBIN or RANDOM or LEAST_REQUEST`,
+		`x.yaml:4: static_resources.clusters[0].track_timeout_budgets: not simulated: track_timeout_budgets of Cluster`,
+		`x.yaml:6: static_resources.clusters[1].type: not simulated: type "EDS", set type: STATIC or STRICT_DNS or LOGICAL_DNS`,
 		`x.yaml:7: stats_flush_interval: not simulated: stats_flush_interval of Bootstrap`,
 		`x.yaml:8: node.metadata: not simulated: metadata of Node`,
 	}

@@ -18,6 +18,7 @@ import (
 // converter fills messages from nodes, by their descriptors.
 type converter struct {
 	file      string
+	text      int // which one of several it is
 	positions map[string]position
 	messages  map[*anypb.Any]proto.Message
 	anys      []unpacked // what stands in every Any, in document order
@@ -32,6 +33,8 @@ type unpacked struct {
 	message proto.Message
 }
 
+func (c *converter) position(n *yaml.Node) position { return position{c.text, n.Line, n.Column} }
+
 func (c *converter) errorf(n *yaml.Node, path, format string, args ...any) error {
 	return &Error{File: c.file, Line: n.Line, Path: path, Msg: fmt.Sprintf(format, args...)}
 }
@@ -40,7 +43,7 @@ func (c *converter) errorf(n *yaml.Node, path, format string, args ...any) error
 func (c *converter) enter(n *yaml.Node, path string, depth int) (*yaml.Node, error) {
 	c.budget--
 	if _, ok := c.positions[path]; !ok { // an element of a list of one is where the list is
-		c.positions[path] = position{n.Line, n.Column}
+		c.positions[path] = c.position(n)
 	}
 	if n.Kind == yaml.AliasNode {
 		n = n.Alias
@@ -119,7 +122,7 @@ func (c *converter) message(m protoreflect.Message, n *yaml.Node, path string, d
 			return c.errorf(key, fieldPath, "given twice, first in line %d", line)
 		}
 		given[fd.Number()] = key.Line
-		c.positions[fieldPath] = position{key.Line, key.Column}
+		c.positions[fieldPath] = c.position(key)
 		if isNull(val) && !isValue(fd) {
 			continue
 		}
@@ -151,10 +154,11 @@ func (c *converter) field(m protoreflect.Message, fd protoreflect.FieldDescripto
 		return c.message(m.Mutable(fd).Message(), n, path, depth)
 	}
 	v, err := c.scalar(fd, n, path, depth)
-	if err == nil {
-		m.Set(fd, v)
+	if err != nil || c.text > 0 && !fd.HasPresence() && v.Equal(fd.Default()) {
+		return err // merging does not see it
 	}
-	return err
+	m.Set(fd, v)
+	return nil
 }
 
 // list appends the elements of n. What is not a list is a list of one, and lists in a list are one list, as in Envoy.
@@ -177,7 +181,7 @@ func (c *converter) list(list protoreflect.List, fd protoreflect.FieldDescriptor
 			continue
 		}
 		elementPath := path + "[" + strconv.Itoa(list.Len()) + "]"
-		c.positions[elementPath] = position{e.Line, e.Column}
+		c.positions[elementPath] = c.position(e)
 		v := list.NewElement()
 		switch {
 		case isNull(e) && !isValue(fd): // the empty message, the zero value
@@ -216,7 +220,7 @@ func (c *converter) mapField(entries protoreflect.Map, fd protoreflect.FieldDesc
 		if entries.Has(k.MapKey()) {
 			return c.errorf(key, entryPath, "given twice")
 		}
-		c.positions[entryPath] = position{key.Line, key.Column}
+		c.positions[entryPath] = c.position(key)
 		v := entries.NewValue()
 		switch vd := fd.MapValue(); {
 		case isNull(val) && !isValue(vd):

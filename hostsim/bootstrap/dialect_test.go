@@ -106,7 +106,7 @@ func dialectBootstrap(text string) []byte {
 func TestDialect(t *testing.T) {
 	for _, tt := range dialect {
 		t.Run(tt.name, func(t *testing.T) {
-			_, err := Parse("x.yaml", dialectBootstrap(tt.text))
+			_, err := Parse(Text{"x.yaml", dialectBootstrap(tt.text)})
 			if (err == nil) != tt.accepted {
 				t.Errorf("got error %v, want it accepted: %v", err, tt.accepted)
 			}

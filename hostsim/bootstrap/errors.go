@@ -27,6 +27,9 @@ type UnsupportedError struct {
 	Line int    // counted from 1; 0 if it is not in one line
 	Path string // of the field, "" if it is not in one field
 	What string // what it is, and what to use instead if there is something
+
+	// Harmless says that a simulation without it makes the same routing decisions; see [Bootstrap.Ignore].
+	Harmless bool
 }
 
 // Error returns one line, "file:line: path: not simulated: what".
@@ -52,12 +55,14 @@ func where(file string, line int, path string) string {
 
 // Errorf returns an [*Error] about the field at path.
 func (b *Bootstrap) Errorf(path, format string, args ...any) error {
-	return &Error{File: b.file, Line: b.Position(path), Path: path, Msg: fmt.Sprintf(format, args...)}
+	p := b.position(path)
+	return &Error{File: b.files[p.text], Line: p.line, Path: path, Msg: fmt.Sprintf(format, args...)}
 }
 
 // Unsupported returns an [*UnsupportedError] about the field at path.
 func (b *Bootstrap) Unsupported(path, what string) error {
-	return &UnsupportedError{File: b.file, Line: b.Position(path), Path: path, What: what}
+	p := b.position(path)
+	return &UnsupportedError{File: b.files[p.text], Line: p.line, Path: path, What: what}
 }
 
 // quote is %q with an upper limit: an error stays one readable line even if the value is a whole program.

@@ -13,22 +13,24 @@ import (
 // supported lists, for each message that the simulator knows, the fields that it simulates. A field that is set and not here is an
 // UnsupportedError, and so is every field of a message that is not here.
 var supported = map[protoreflect.FullName]string{
-	"envoy.config.bootstrap.v3.Bootstrap":                 "node admin static_resources",
+	"envoy.config.metrics.v3.StatsConfig":                 "stats_tags use_all_default_tags",
+	"envoy.config.metrics.v3.TagSpecifier":                "tag_name regex fixed_value",
+	"envoy.config.bootstrap.v3.Bootstrap":                 "node admin static_resources stats_config",
 	"envoy.config.bootstrap.v3.Bootstrap.StaticResources": "listeners clusters",
 	"envoy.config.bootstrap.v3.Admin":                     "address",
 	"envoy.config.core.v3.Node":                           "id cluster",
 	"envoy.config.core.v3.Address":                        "socket_address",
 	"envoy.config.core.v3.SocketAddress":                  "protocol address port_value",
-	"envoy.config.core.v3.DataSource":                     "filename inline_bytes inline_string",
+	"envoy.config.core.v3.DataSource":                     "filename inline_bytes inline_string environment_variable",
 	"envoy.config.core.v3.AsyncDataSource":                "local",
 	"envoy.config.core.v3.HeaderValue":                    "key value",
-	"envoy.config.core.v3.HeaderValueOption":              "header append_action",
-	"envoy.config.core.v3.SubstitutionFormatString":       "text_format_source",
+	"envoy.config.core.v3.HeaderValueOption":              "header append_action append keep_empty_value",
+	"envoy.config.core.v3.SubstitutionFormatString":       "text_format_source text_format json_format omit_empty_values content_type json_format_options",
 	"envoy.config.core.v3.HttpProtocolOptions":            "idle_timeout max_headers_count headers_with_underscores_action max_stream_duration",
 	"envoy.config.core.v3.Http1ProtocolOptions":           "ignore_http_11_upgrade accept_http_10",
 	"envoy.config.core.v3.TypedExtensionConfig":           "name typed_config",
 	"envoy.type.matcher.v3.StringMatcher":                 "exact prefix suffix contains safe_regex ignore_case",
-	"envoy.type.matcher.v3.RegexMatcher":                  "regex",
+	"envoy.type.matcher.v3.RegexMatcher":                  "regex google_re2",
 	"envoy.type.matcher.v3.FilterStateMatcher":            "key string_match",
 
 	"envoy.config.listener.v3.Listener":    "name address filter_chains",
@@ -40,51 +42,128 @@ var supported = map[protoreflect.FullName]string{
 		"normalize_path merge_slashes path_with_escaped_slashes_action use_remote_address stream_idle_timeout drain_timeout delayed_close_timeout request_timeout " +
 		"request_headers_timeout max_request_headers_kb server_name server_header_transformation generate_request_id",
 	"envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.UpgradeConfig": "upgrade_type enabled filters",
-	"envoy.extensions.filters.network.http_connection_manager.v3.HttpFilter":                          "name typed_config",
+	"envoy.extensions.filters.network.http_connection_manager.v3.HttpFilter":                          "name typed_config disabled",
 	"envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation":                   "mutations",
 	"envoy.config.common.mutation_rules.v3.HeaderMutation":                                            "remove append remove_on_match",
 	"envoy.config.common.mutation_rules.v3.HeaderMutation.RemoveOnMatch":                              "key_matcher",
 
-	"envoy.config.accesslog.v3.AccessLog":                       "name typed_config",
-	"envoy.extensions.access_loggers.file.v3.FileAccessLog":     "path log_format",
-	"envoy.extensions.access_loggers.stream.v3.StdoutAccessLog": "log_format",
-	"envoy.extensions.access_loggers.stream.v3.StderrAccessLog": "log_format",
-	"envoy.extensions.filters.http.router.v3.Router":            "",
-	"envoy.extensions.filters.http.wasm.v3.Wasm":                "config",
-	"envoy.extensions.wasm.v3.PluginConfig":                     "name root_id vm_config configuration failure_policy fail_open capability_restriction_config",
-	"envoy.extensions.wasm.v3.CapabilityRestrictionConfig":      "allowed_capabilities",
-	"envoy.extensions.wasm.v3.SanitizationConfig":               "",
-	"envoy.extensions.wasm.v3.VmConfig":                         "vm_id runtime code configuration environment_variables allow_precompiled",
-	"envoy.extensions.wasm.v3.EnvironmentVariables":             "host_env_keys key_values",
-	"envoy.extensions.filters.http.rbac.v3.RBAC":                "rules",
-	"envoy.config.rbac.v3.RBAC":                                 "action policies",
-	"envoy.config.rbac.v3.Policy":                               "permissions principals",
-	"envoy.config.rbac.v3.Permission":                           "any",
-	"envoy.config.rbac.v3.Principal":                            "any",
-	"envoy.config.route.v3.RouteConfiguration":                  "name virtual_hosts " + headerFields,
-	"envoy.config.route.v3.VirtualHost":                         "name domains routes " + headerFields,
-	"envoy.config.route.v3.Route":                               "name match route direct_response " + headerFields,
-	"envoy.config.route.v3.RouteMatch":                          "prefix path safe_regex path_separated_prefix case_sensitive headers filter_state",
-	"envoy.config.route.v3.HeaderMatcher":                       "name string_match present_match invert_match treat_missing_header_as_empty",
-	"envoy.config.route.v3.RouteAction":                         "cluster cluster_header timeout idle_timeout upgrade_configs prefix_rewrite host_rewrite_literal",
-	"envoy.config.route.v3.RouteAction.UpgradeConfig":           "upgrade_type enabled",
-	"envoy.config.route.v3.DirectResponseAction":                "status body",
-	"envoy.config.cluster.v3.Cluster":                           "name type connect_timeout lb_policy load_assignment circuit_breakers",
-	"envoy.config.cluster.v3.CircuitBreakers":                   "thresholds",
-	"envoy.config.cluster.v3.CircuitBreakers.Thresholds":        "priority max_connections max_pending_requests max_requests max_retries",
-	"envoy.config.endpoint.v3.ClusterLoadAssignment":            "cluster_name endpoints",
-	"envoy.config.endpoint.v3.LocalityLbEndpoints":              "lb_endpoints",
-	"envoy.config.endpoint.v3.LbEndpoint":                       "endpoint",
-	"envoy.config.endpoint.v3.Endpoint":                         "address",
+	"envoy.config.accesslog.v3.AccessLog":                                     "name typed_config filter",
+	"envoy.extensions.access_loggers.file.v3.FileAccessLog":                   "path log_format format json_format typed_json_format",
+	"envoy.extensions.access_loggers.stream.v3.StdoutAccessLog":               "log_format",
+	"envoy.extensions.access_loggers.stream.v3.StderrAccessLog":               "log_format",
+	"envoy.extensions.filters.http.router.v3.Router":                          "",
+	"envoy.extensions.filters.http.wasm.v3.Wasm":                              "config",
+	"envoy.extensions.wasm.v3.PluginConfig":                                   "name root_id vm_config configuration failure_policy fail_open capability_restriction_config",
+	"envoy.extensions.wasm.v3.CapabilityRestrictionConfig":                    "allowed_capabilities",
+	"envoy.extensions.wasm.v3.SanitizationConfig":                             "",
+	"envoy.extensions.wasm.v3.VmConfig":                                       "vm_id runtime code configuration environment_variables allow_precompiled",
+	"envoy.extensions.wasm.v3.EnvironmentVariables":                           "host_env_keys key_values",
+	"envoy.extensions.filters.http.rbac.v3.RBAC":                              "rules rules_stat_prefix shadow_rules shadow_rules_stat_prefix",
+	"envoy.config.rbac.v3.RBAC":                                               "action policies",
+	"envoy.config.rbac.v3.Policy":                                             "permissions principals",
+	"envoy.config.rbac.v3.Permission":                                         "any and_rules or_rules header url_path destination_ip destination_port destination_port_range metadata not_rule",
+	"envoy.config.rbac.v3.Principal":                                          "any and_ids or_ids authenticated source_ip direct_remote_ip remote_ip header url_path metadata filter_state not_id",
+	"envoy.config.core.v3.JsonFormatOptions":                                  "sort_properties",
+	"envoy.type.matcher.v3.RegexMatcher.GoogleRE2":                            "",
+	"envoy.type.matcher.v3.RegexMatchAndSubstitute":                           "pattern substitution",
+	"envoy.type.matcher.v3.MetadataMatcher":                                   "filter path value invert",
+	"envoy.type.matcher.v3.MetadataMatcher.PathSegment":                       "key",
+	"envoy.type.matcher.v3.ValueMatcher":                                      "null_match double_match string_match bool_match present_match list_match or_match",
+	"envoy.type.matcher.v3.ValueMatcher.NullMatch":                            "",
+	"envoy.type.matcher.v3.ListMatcher":                                       "one_of",
+	"envoy.type.matcher.v3.OrMatcher":                                         "value_matchers",
+	"envoy.type.matcher.v3.DoubleMatcher":                                     "range exact",
+	"envoy.type.v3.DoubleRange":                                               "start end",
+	"envoy.type.v3.Int64Range":                                                "start end",
+	"envoy.type.v3.Int32Range":                                                "start end",
+	"envoy.type.v3.FractionalPercent":                                         "numerator denominator",
+	"envoy.config.core.v3.RuntimeFractionalPercent":                           "default_value runtime_key",
+	"envoy.type.matcher.v3.PathMatcher":                                       "path",
+	"envoy.config.route.v3.VirtualCluster":                                    "headers name",
+	"envoy.config.route.v3.RedirectAction":                                    "https_redirect scheme_redirect host_redirect port_redirect path_redirect prefix_rewrite regex_rewrite path_rewrite response_code strip_query",
+	"envoy.config.route.v3.RouteMatch.ConnectMatcher":                         "",
+	"envoy.config.route.v3.QueryParameterMatcher":                             "name string_match present_match",
+	"envoy.config.route.v3.CookieMatcher":                                     "name string_match invert_match",
+	"envoy.config.route.v3.WeightedCluster":                                   "clusters total_weight header_name runtime_key_prefix",
+	"envoy.config.route.v3.WeightedCluster.ClusterWeight":                     "name cluster_header weight metadata_match host_rewrite_literal typed_per_filter_config " + headerFields,
+	"envoy.config.route.v3.FilterConfig":                                      "config is_optional disabled",
+	"envoy.config.accesslog.v3.AccessLogFilter":                               "status_code_filter duration_filter not_health_check_filter runtime_filter and_filter or_filter header_filter response_flag_filter metadata_filter log_type_filter",
+	"envoy.config.accesslog.v3.StatusCodeFilter":                              "comparison",
+	"envoy.config.accesslog.v3.DurationFilter":                                "comparison",
+	"envoy.config.accesslog.v3.ComparisonFilter":                              "op value",
+	"envoy.config.accesslog.v3.NotHealthCheckFilter":                          "",
+	"envoy.config.accesslog.v3.RuntimeFilter":                                 "runtime_key percent_sampled use_independent_randomness",
+	"envoy.config.accesslog.v3.AndFilter":                                     "filters",
+	"envoy.config.accesslog.v3.OrFilter":                                      "filters",
+	"envoy.config.accesslog.v3.HeaderFilter":                                  "header",
+	"envoy.config.accesslog.v3.ResponseFlagFilter":                            "flags",
+	"envoy.config.accesslog.v3.MetadataFilter":                                "matcher match_if_key_not_found",
+	"envoy.config.accesslog.v3.LogTypeFilter":                                 "types exclude",
+	"envoy.config.core.v3.RuntimeUInt32":                                      "default_value runtime_key",
+	"envoy.extensions.filters.http.rbac.v3.RBACPerRoute":                      "rbac",
+	"envoy.config.rbac.v3.Permission.Set":                                     "rules",
+	"envoy.config.rbac.v3.Principal.Set":                                      "ids",
+	"envoy.config.rbac.v3.Principal.Authenticated":                            "principal_name",
+	"envoy.config.core.v3.CidrRange":                                          "address_prefix prefix_len",
+	"envoy.extensions.filters.http.header_to_metadata.v3.Config":              "request_rules response_rules stat_prefix",
+	"envoy.extensions.filters.http.header_to_metadata.v3.Config.Rule":         "header cookie on_header_present on_header_missing remove",
+	"envoy.extensions.filters.http.header_to_metadata.v3.Config.KeyValuePair": "metadata_namespace key value regex_value_rewrite type encode",
+	"envoy.extensions.filters.http.set_metadata.v3.Config":                    "metadata_namespace value metadata",
+	"envoy.extensions.filters.http.set_metadata.v3.Metadata":                  "metadata_namespace allow_overwrite value",
+	"envoy.extensions.filters.http.set_filter_state.v3.Config":                "on_request_headers clear_route_cache",
+	"envoy.extensions.filters.common.set_filter_state.v3.FilterStateValue":    "object_key factory_key format_string read_only skip_if_empty",
+	"envoy.extensions.filters.http.header_mutation.v3.HeaderMutation":         "mutations most_specific_header_mutations_wins",
+	"envoy.extensions.filters.http.header_mutation.v3.HeaderMutationPerRoute": "mutations",
+	"envoy.extensions.filters.http.header_mutation.v3.Mutations":              "request_mutations query_parameter_mutations response_mutations",
+	"envoy.config.core.v3.KeyValueMutation":                                   "append remove",
+	"envoy.config.core.v3.KeyValueAppend":                                     "record action",
+	"envoy.config.core.v3.KeyValuePair":                                       "key value",
+	"envoy.config.route.v3.RouteConfiguration":                                "name virtual_hosts most_specific_header_mutations_wins ignore_port_in_host_matching ignore_path_parameters_in_path_matching typed_per_filter_config " + headerFields,
+	"envoy.config.route.v3.VirtualHost":                                       "retry_policy include_request_attempt_count include_attempt_count_in_response name domains routes require_tls virtual_clusters typed_per_filter_config metadata " + headerFields,
+	"envoy.config.route.v3.Route":                                             "name match route direct_response redirect metadata typed_per_filter_config " + headerFields,
+	"envoy.config.route.v3.RouteMatch":                                        "prefix path safe_regex path_separated_prefix case_sensitive headers filter_state connect_matcher runtime_fraction query_parameters cookies dynamic_metadata",
+	"envoy.config.route.v3.HeaderMatcher":                                     "name string_match present_match invert_match treat_missing_header_as_empty range_match",
+	"envoy.config.route.v3.RouteAction":                                       "retry_policy priority metadata_match cluster cluster_header timeout idle_timeout upgrade_configs prefix_rewrite host_rewrite_literal weighted_clusters cluster_not_found_response_code regex_rewrite path_rewrite host_rewrite_header auto_host_rewrite host_rewrite_path_regex host_rewrite append_x_forwarded_host",
+	"envoy.config.route.v3.RouteAction.UpgradeConfig":                         "upgrade_type enabled",
+	"envoy.config.route.v3.DirectResponseAction":                              "status body body_format",
+	"envoy.config.cluster.v3.Cluster": "name alt_stat_name type connect_timeout lb_policy load_assignment circuit_breakers " +
+		"least_request_lb_config lb_subset_config common_lb_config dns_refresh_rate dns_lookup_family respect_dns_ttl metadata " +
+		"max_requests_per_connection common_http_protocol_options http_protocol_options typed_extension_protocol_options",
+	"envoy.config.cluster.v3.Cluster.LeastRequestLbConfig":                      "choice_count",
+	"envoy.config.cluster.v3.Cluster.CommonLbConfig":                            "healthy_panic_threshold",
+	"envoy.type.v3.Percent":                                                     "value",
+	"envoy.config.cluster.v3.Cluster.LbSubsetConfig":                            "fallback_policy default_subset subset_selectors panic_mode_any list_as_any",
+	"envoy.config.cluster.v3.Cluster.LbSubsetConfig.LbSubsetSelector":           "keys fallback_policy fallback_keys_subset",
+	"envoy.config.cluster.v3.CircuitBreakers.Thresholds.RetryBudget":            "budget_percent min_retry_concurrency",
+	"envoy.config.core.v3.Metadata":                                             "filter_metadata",
+	"envoy.config.core.v3.Locality":                                             "region zone sub_zone",
+	"envoy.extensions.upstreams.http.v3.HttpProtocolOptions":                    "common_http_protocol_options explicit_http_config",
+	"envoy.extensions.upstreams.http.v3.HttpProtocolOptions.ExplicitHttpConfig": "http_protocol_options",
+	"envoy.config.route.v3.RetryPolicy": "retry_on num_retries per_try_timeout per_try_idle_timeout retriable_status_codes retry_back_off " +
+		"retriable_headers retriable_request_headers retry_host_predicate host_selection_retry_max_attempts",
+	"envoy.config.route.v3.RetryPolicy.RetryBackOff":                       "base_interval max_interval",
+	"envoy.config.route.v3.RetryPolicy.RetryHostPredicate":                 "name typed_config",
+	"envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate": "",
+	"envoy.config.cluster.v3.CircuitBreakers":                              "thresholds",
+	"envoy.config.cluster.v3.CircuitBreakers.Thresholds":                   "priority max_connections max_pending_requests max_requests max_retries retry_budget track_remaining",
+	"envoy.config.endpoint.v3.ClusterLoadAssignment":                       "cluster_name endpoints",
+	"envoy.config.endpoint.v3.LocalityLbEndpoints":                         "locality lb_endpoints priority",
+	"envoy.config.endpoint.v3.LbEndpoint":                                  "endpoint health_status metadata load_balancing_weight",
+	"envoy.config.endpoint.v3.Endpoint":                                    "address hostname",
 }
 
 const headerFields = "request_headers_to_add request_headers_to_remove response_headers_to_add response_headers_to_remove"
+
+// perFilter are the messages by which a route configures a filter. Envoy has the last two refused.
+const perFilter = "envoy.config.route.v3.FilterConfig envoy.extensions.filters.http.rbac.v3.RBACPerRoute envoy.extensions.filters.http.header_to_metadata.v3.Config " +
+	"envoy.extensions.filters.http.set_filter_state.v3.Config envoy.extensions.filters.http.header_mutation.v3.HeaderMutationPerRoute " +
+	"envoy.extensions.filters.http.wasm.v3.Wasm envoy.extensions.filters.http.router.v3.Router"
 
 // limit narrows what is simulated of one field.
 type limit struct {
 	values   string // the enum values, or the scalar, that are simulated
 	types    string // the messages that are simulated in an Any; * is any message, which is then not looked into
-	fields   string // the fields that are simulated of the message here, where it is fewer than elsewhere
+	fields   string // the fields that are simulated of the message here, where it is fewer than elsewhere; - is none
 	max      int    // the number of elements that is simulated of a list
 	explicit bool   // the field has to be given, because its default is not simulated
 }
@@ -95,18 +174,26 @@ var limits = map[protoreflect.FullName]limit{
 	"envoy.config.listener.v3.Listener.filter_chains":     {max: 1},
 	"envoy.config.listener.v3.Filter.typed_config":        {types: "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"},
 	"envoy.config.accesslog.v3.AccessLog.typed_config":    {types: "envoy.extensions.access_loggers.file.v3.FileAccessLog envoy.extensions.access_loggers.stream.v3.StdoutAccessLog envoy.extensions.access_loggers.stream.v3.StderrAccessLog"},
-	"envoy.config.cluster.v3.Cluster.type":                {values: "STATIC STRICT_DNS"},
-	"envoy.config.cluster.v3.Cluster.lb_policy":           {values: "ROUND_ROBIN RANDOM"},
-	"envoy.config.rbac.v3.RBAC.action":                    {values: "ALLOW DENY"},
-	"envoy.config.route.v3.DirectResponseAction.body":     {fields: "inline_string"},
+	"envoy.config.cluster.v3.Cluster.type":                {values: "STATIC STRICT_DNS LOGICAL_DNS"},
+	"envoy.config.cluster.v3.Cluster.lb_policy":           {values: "ROUND_ROBIN RANDOM LEAST_REQUEST"},
+	"envoy.config.rbac.v3.RBAC.action":                    {values: "ALLOW DENY LOG"},
 	"envoy.extensions.wasm.v3.PluginConfig.configuration": {types: "*"},
 	"envoy.extensions.wasm.v3.VmConfig.configuration":     {types: "*"},
 	"envoy.extensions.wasm.v3.VmConfig.runtime":           {values: "envoy.wasm.runtime.v8"},
 
-	"envoy.config.cluster.v3.CircuitBreakers.Thresholds.priority":                         {values: "DEFAULT"},
-	"envoy.config.core.v3.SubstitutionFormatString.text_format_source":                    {fields: "inline_string"},
-	"envoy.config.core.v3.TypedExtensionConfig.typed_config":                              {types: "envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation"},
-	"envoy.extensions.filters.network.http_connection_manager.v3.HttpFilter.typed_config": {types: "envoy.extensions.filters.http.wasm.v3.Wasm envoy.extensions.filters.http.router.v3.Router envoy.extensions.filters.http.rbac.v3.RBAC"},
+	"envoy.config.cluster.v3.Cluster.common_http_protocol_options":                                    {fields: "idle_timeout max_requests_per_connection"},
+	"envoy.config.cluster.v3.Cluster.http_protocol_options":                                           {fields: "-"},
+	"envoy.config.cluster.v3.Cluster.typed_extension_protocol_options":                                {types: "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"},
+	"envoy.extensions.upstreams.http.v3.HttpProtocolOptions.common_http_protocol_options":             {fields: "idle_timeout max_requests_per_connection"},
+	"envoy.extensions.upstreams.http.v3.HttpProtocolOptions.ExplicitHttpConfig.http_protocol_options": {fields: "-"},
+	"envoy.config.route.v3.RetryPolicy.RetryHostPredicate.typed_config":                               {types: "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"},
+	"envoy.config.core.v3.TypedExtensionConfig.typed_config":                                          {types: "envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation"},
+	"envoy.extensions.filters.network.http_connection_manager.v3.HttpFilter.typed_config":             {types: "envoy.extensions.filters.http.wasm.v3.Wasm envoy.extensions.filters.http.router.v3.Router envoy.extensions.filters.http.rbac.v3.RBAC envoy.extensions.filters.http.header_to_metadata.v3.Config envoy.extensions.filters.http.set_metadata.v3.Config envoy.extensions.filters.http.set_filter_state.v3.Config envoy.extensions.filters.http.header_mutation.v3.HeaderMutation"},
+	"envoy.config.route.v3.RouteConfiguration.typed_per_filter_config":                                {types: perFilter},
+	"envoy.config.route.v3.VirtualHost.typed_per_filter_config":                                       {types: perFilter},
+	"envoy.config.route.v3.Route.typed_per_filter_config":                                             {types: perFilter},
+	"envoy.config.route.v3.WeightedCluster.ClusterWeight.typed_per_filter_config":                     {types: perFilter},
+	"envoy.config.route.v3.FilterConfig.config":                                                       {types: perFilter},
 	// AUTO takes HTTP/2 with prior knowledge too.
 	"envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.codec_type": {values: "HTTP1", explicit: true},
 }
@@ -124,18 +211,33 @@ func (b *Bootstrap) CheckSupported() []*UnsupportedError {
 	w.message(b.proto.ProtoReflect(), "", "")
 	slices.SortStableFunc(w.found, func(x, y *UnsupportedError) int {
 		p, q := b.position(x.Path), b.position(y.Path)
-		return cmp.Or(cmp.Compare(p.line, q.line), cmp.Compare(p.column, q.column), cmp.Compare(x.Path, y.Path))
+		return cmp.Or(cmp.Compare(p.text, q.text), cmp.Compare(p.line, q.line), cmp.Compare(p.column, q.column), cmp.Compare(x.Path, y.Path))
 	})
 	return w.found
 }
 
-type supportWalk struct {
-	b     *Bootstrap
-	found []*UnsupportedError
+// Ignore takes everything harmless that is not simulated out of the bootstrap and returns it; the rest stays, for CheckSupported to find.
+// It must be called before anybody else sees the bootstrap.
+func (b *Bootstrap) Ignore() []*UnsupportedError {
+	harmless := func(u *UnsupportedError) bool { return u.Harmless }
+	all := b.CheckSupported()
+	if slices.ContainsFunc(all, harmless) {
+		w := supportWalk{b: b, ignore: true}
+		w.message(b.proto.ProtoReflect(), "", "")
+	}
+	return slices.DeleteFunc(all, func(u *UnsupportedError) bool { return !u.Harmless })
 }
 
-func (w *supportWalk) report(path, format string, args ...any) {
-	w.found = append(w.found, w.b.Unsupported(path, fmt.Sprintf(format, args...)).(*UnsupportedError))
+type supportWalk struct {
+	b      *Bootstrap
+	ignore bool
+	found  []*UnsupportedError
+}
+
+func (w *supportWalk) report(path, format string, args ...any) *UnsupportedError {
+	e := w.b.Unsupported(path, fmt.Sprintf(format, args...)).(*UnsupportedError)
+	w.found = append(w.found, e)
+	return e
 }
 
 // message looks at the fields of m. The names of those simulated are in only, or, if that is empty, in the table.
@@ -150,13 +252,33 @@ func (w *supportWalk) message(m protoreflect.Message, path, only string) {
 		fieldPath, lim := join(path, string(fd.Name())), limits[fd.FullName()]
 		switch known := slices.Contains(simulated, string(fd.Name())); {
 		case m.Has(fd) && !known:
-			w.report(fieldPath, "%s of %s", fd.Name(), md.Name())
-		case m.Has(fd):
+			_, harmless := ignorable[fd.FullName()]
+			w.report(fieldPath, "%s of %s", fd.Name(), md.Name()).Harmless = harmless
+			if w.ignore && harmless {
+				m.Clear(fd)
+			}
+		case m.Has(fd) && !w.logger(fd, m, fieldPath):
 			w.field(fd, m.Get(fd), fieldPath, lim)
 		case known && lim.explicit:
 			w.report(fieldPath, "%s unset, set %s: %s", fd.Name(), fd.Name(), strings.ReplaceAll(lim.values, " ", " or "))
 		}
 	}
+}
+
+// logger reports an access logger of a kind that is not simulated. Without its configuration the data plane passes it over.
+func (w *supportWalk) logger(fd protoreflect.FieldDescriptor, m protoreflect.Message, path string) bool {
+	if fd.FullName() != "envoy.config.accesslog.v3.AccessLog.typed_config" {
+		return false
+	}
+	name := string(m.Get(fd).Message().Interface().(*anypb.Any).MessageName())
+	if slices.Contains(strings.Fields(limits[fd.FullName()].types), name) {
+		return false
+	}
+	w.report(path, "%s", name).Harmless = true
+	if w.ignore {
+		m.Clear(fd)
+	}
+	return true
 }
 
 func (w *supportWalk) field(fd protoreflect.FieldDescriptor, v protoreflect.Value, path string, lim limit) {
@@ -201,7 +323,7 @@ func (w *supportWalk) value(fd protoreflect.FieldDescriptor, v protoreflect.Valu
 }
 
 func (w *supportWalk) any(a *anypb.Any, path string, lim limit) {
-	if lim.types == "*" {
+	if lim.types == "*" || a.GetTypeUrl() == "" {
 		return
 	}
 	name := string(a.MessageName())

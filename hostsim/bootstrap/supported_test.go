@@ -1,6 +1,9 @@
 package bootstrap
 
 import (
+	"fmt"
+	"maps"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -57,6 +60,9 @@ func TestTheLimitsNameOnlyWhatExists(t *testing.T) {
 			}
 		}
 		for _, name := range strings.Fields(lim.fields) {
+			if name == "-" {
+				continue
+			}
 			if fd.Message() == nil || fd.Message().Fields().ByName(protoreflect.Name(name)) == nil {
 				t.Errorf("what is in %s has no field %s", field, name)
 			}
@@ -106,4 +112,111 @@ func findMessage(t *testing.T, name string) protoreflect.MessageDescriptor {
 		return nil
 	}
 	return mt.Descriptor()
+}
+
+func TestWhatMayBeIgnoredExistsAndIsNotSimulated(t *testing.T) {
+	for field, why := range ignorable {
+		md := findMessage(t, string(field.Parent()))
+		if md == nil {
+			continue
+		}
+		if md.Fields().ByName(field.Name()) == nil {
+			t.Errorf("there is no field %s", field)
+		}
+		if slices.Contains(strings.Fields(supported[field.Parent()]), string(field.Name())) {
+			t.Errorf("%s is simulated, take it out of ignorable", field)
+		}
+		if why == "" {
+			t.Errorf("nothing says what %s is for", field)
+		}
+	}
+}
+
+func TestTheListInTheDocumentsIsThatOfTheCode(t *testing.T) {
+	const file = "../SUPPORTED.md"
+	want := supportedDocument()
+	if *update {
+		if err := os.WriteFile(file, []byte(want), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(got) != want {
+		t.Error("hostsim/SUPPORTED.md is not what the code says, run go generate ./hostsim/bootstrap")
+	}
+}
+
+// supportedDocument is the table of what is simulated, to read.
+func supportedDocument() string {
+	var out strings.Builder
+	out.WriteString(`# What hostsim simulates
+
+Written by ` + "`go generate ./hostsim/bootstrap`" + ` from the tables in hostsim/bootstrap; a test compares. Every configuration message of
+Envoy 1.40 is known. A field that is set and not listed here is refused with its line.
+
+`)
+	fmt.Fprintf(&out, "## Messages (%d) and their fields\n\n| message | fields |\n|---|---|\n", len(supported))
+	for _, name := range slices.Sorted(maps.Keys(supported)) {
+		fields := strings.Fields(supported[name])
+		slices.Sort(fields)
+		for i, field := range fields {
+			fields[i] = field + limitText(limits[protoreflect.FullName(string(name)+"."+field)])
+		}
+		fmt.Fprintf(&out, "| %s | %s |\n", strings.TrimPrefix(string(name), "envoy."), strings.Join(fields, ", "))
+	}
+	out.WriteString(`
+## What --ignore-unsupported passes over
+
+What only reports, uses the machine's resources in another way, or is about Envoy itself; and access loggers of every other
+kind. Each is one warning. What chooses a host, lets a request in or out, changes a message, or can be read by a plugin or an
+expression is refused all the same.
+
+| field | it |
+|---|---|
+`)
+	for _, name := range slices.Sorted(maps.Keys(ignorable)) {
+		fmt.Fprintf(&out, "| %s | %s |\n", strings.TrimPrefix(string(name), "envoy."), ignorable[name])
+	}
+	out.WriteString("\n`stats_config` is read; the labels that it describes show in /stats/prometheus only, which is not there yet.\n")
+	out.WriteString("`respect_dns_ttl` changes nothing: the system's resolver does not say how long an answer is good for.\n")
+	return out.String()
+}
+
+func limitText(l limit) string {
+	short := func(names string) string {
+		words := strings.Fields(names)
+		for i, w := range words {
+			words[i] = w[strings.LastIndex(w, ".")+1:]
+		}
+		return strings.Join(words, ", ")
+	}
+	var parts []string
+	switch {
+	case l.types == "*":
+		parts = append(parts, "any message")
+	case l.types != "":
+		parts = append(parts, short(l.types))
+	}
+	switch {
+	case l.fields == "-":
+		parts = append(parts, "empty")
+	case l.fields != "":
+		parts = append(parts, "with "+strings.Join(strings.Fields(l.fields), ", "))
+	}
+	if l.values != "" {
+		parts = append(parts, strings.Join(strings.Fields(l.values), ", "))
+	}
+	if l.max > 0 {
+		parts = append(parts, fmt.Sprintf("at most %d", l.max))
+	}
+	if l.explicit {
+		parts = append(parts, "to be given")
+	}
+	if parts == nil {
+		return ""
+	}
+	return " (" + strings.Join(parts, "; ") + ")"
 }

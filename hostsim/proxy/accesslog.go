@@ -14,13 +14,19 @@ import (
 	streamv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/stream/v3"
 )
 
-// accessLog writes one line for each stream.
+// accessLog writes one line for each stream that its filter lets through.
 type accessLog struct {
-	format *format
+	filter condition // nil: all
+	format *substitution
 	out    *logFile
 }
 
-func (l *accessLog) write(s *stream) { l.out.write(l.format.text(s, "-")) }
+func (l *accessLog) write(s *stream) {
+	if l.filter == nil || l.filter(s) {
+		s.formatted = l.format.append(s.formatted[:0], s)
+		l.out.write(s.formatted)
+	}
+}
 
 // logFile is a buffered file that several access loggers may share. It is
 // flushed each second and when the server closes.
@@ -50,10 +56,10 @@ func newLogFile(w io.Writer, c io.Closer) *logFile {
 	return f
 }
 
-func (f *logFile) write(line string) {
+func (f *logFile) write(line []byte) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.w.WriteString(line)
+	f.w.Write(line)
 }
 
 func (f *logFile) flush() {
@@ -70,31 +76,42 @@ func (f *logFile) close() {
 	}
 }
 
-func (b *builder) accessLogs(path string, list []*accesslogv3.AccessLog) ([]*accessLog, error) {
+func (b *builder) accessLogs(parent string, list []*accesslogv3.AccessLog) ([]*accessLog, error) {
 	var logs []*accessLog
 	for i, c := range list {
-		path := at(path, "access_log", i) + ".typed_config"
+		path := at(parent, "access_log", i) + ".typed_config"
 		msg, err := b.boot.Unpack(c.GetTypedConfig(), path)
 		if err != nil {
 			return nil, err
 		}
 		var file string
-		var text *corev3.SubstitutionFormatString
+		var format *corev3.SubstitutionFormatString
+		var line *substitution
 		switch c := msg.(type) {
 		case *filev3.FileAccessLog:
-			file, text = c.GetPath(), c.GetLogFormat()
+			file, format = c.GetPath(), c.GetLogFormat()
+			line, err = b.deprecatedFormat(path, c)
 		case *streamv3.StdoutAccessLog:
-			file, text = "/dev/stdout", c.GetLogFormat()
+			file, format = "/dev/stdout", c.GetLogFormat()
 		case *streamv3.StderrAccessLog:
-			file, text = "/dev/stderr", c.GetLogFormat()
+			file, format = "/dev/stderr", c.GetLogFormat()
 		default:
-			return nil, b.boot.Unsupported(path, fmt.Sprintf("access logger %q", c))
+			err = b.boot.Unsupported(path, fmt.Sprintf("access logger %q", c))
 		}
-		line := defaultAccessLog
-		if text != nil {
-			line = text.GetTextFormatSource().GetInlineString()
+		if err != nil {
+			return nil, err
 		}
-		f, err := b.format(path+".log_format.text_format_source.inline_string", line)
+		switch {
+		case format != nil:
+			line, err = b.substitution(path+".log_format", format)
+		case line == nil:
+			line = &substitution{missing: "-"}
+			line.line, err = b.format(path, defaultAccessLog)
+		}
+		if err != nil {
+			return nil, err
+		}
+		filter, err := b.logFilter(at(parent, "access_log", i)+".filter", c.GetFilter())
 		if err != nil {
 			return nil, err
 		}
@@ -102,13 +119,33 @@ func (b *builder) accessLogs(path string, list []*accesslogv3.AccessLog) ([]*acc
 		if err != nil {
 			return nil, b.boot.Errorf(path+".path", "%v", err)
 		}
-		logs = append(logs, &accessLog{f, out})
+		logs = append(logs, &accessLog{filter, line, out})
 	}
 	return logs, nil
 }
 
-// defaultAccessLog is Envoy's default format, but for the parts that need
-// what hostsim does not know (X-ENVOY-ORIGINAL-PATH falls back to :PATH).
+// deprecatedFormat reads the fields of FileAccessLog that log_format has
+// taken the place of; nil where none is given.
+func (b *builder) deprecatedFormat(path string, c *filev3.FileAccessLog) (*substitution, error) {
+	f := &substitution{missing: "-"}
+	var err error
+	switch spec := c.GetAccessLogFormat().(type) {
+	case *filev3.FileAccessLog_Format:
+		if spec.Format == "" {
+			return nil, nil
+		}
+		f.line, err = b.format(path+".format", spec.Format)
+	case *filev3.FileAccessLog_JsonFormat:
+		f.json, err = b.jsonObject(path+".json_format", spec.JsonFormat)
+	case *filev3.FileAccessLog_TypedJsonFormat:
+		f.json, err = b.jsonObject(path+".typed_json_format", spec.TypedJsonFormat)
+	default:
+		return nil, nil
+	}
+	return f, err
+}
+
+// defaultAccessLog is Envoy's default format.
 const defaultAccessLog = "[%START_TIME%] \"%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%\" " +
 	"%RESPONSE_CODE% %RESPONSE_FLAGS% %BYTES_RECEIVED% %BYTES_SENT% %DURATION% %RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)% " +
 	"\"%REQ(X-FORWARDED-FOR)%\" \"%REQ(USER-AGENT)%\" \"%REQ(X-REQUEST-ID)%\" \"%REQ(:AUTHORITY)%\" \"%UPSTREAM_HOST%\"\n"

@@ -2,331 +2,283 @@ package proxy
 
 import (
 	"context"
-	"errors"
-	"math/rand/v2"
 	"net"
-	"sync"
+	"slices"
+	"strconv"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	upstreamhttpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
+	"google.golang.org/protobuf/types/known/structpb"
 )
 
-// cluster is a named set of endpoints with one HTTP/1.1 connection pool each.
+// cluster is a named set of endpoints.
 type cluster struct {
-	name           string
+	name, statName string
+	ctx            context.Context // ends with the server
 	connectTimeout time.Duration
-	random         bool
-	limits         limits
+	idleTimeout    time.Duration // of an idle connection; 0: none
+	maxUses        int           // requests for each connection; 0: any number
+	breakers       [2]breaker    // by routing priority
+	metadata       *corev3.Metadata
+	stats          *clusterStats
 
-	static []string // host:port as configured
-	hosts  atomic.Pointer[[]*host]
-	next   atomic.Uint32
-
-	// What the circuit breakers count, over all hosts.
-	connections, pending, requests atomic.Int64
+	endpoints []endpoint // as configured
+	balancing balancing
+	hosts     atomic.Pointer[hostSet]
+	resolver  *resolver // nil for STATIC
 }
 
-// limits are the circuit breaker thresholds of the default priority.
-type limits struct{ connections, pending, requests int64 }
+// endpoint is an entry of the load assignment. One endpoint may have several
+// hosts, if it is a name.
+type endpoint struct {
+	name, port string
+	hostname   string
+	weight     uint32
+	health     health
+	priority   int
+	metadata   *corev3.Metadata
+}
 
-// host is one endpoint and its idle connections, the latest last.
+// host is one address with its connection pools, one for each routing
+// priority.
 type host struct {
+	*endpoint
 	cluster *cluster
 	address string
-
-	mu      sync.Mutex
-	idle    []*upstreamConn
-	waiting []chan *upstreamConn
+	current atomic.Pointer[string] // where LOGICAL_DNS connects to now
+	active  atomic.Int64           // requests
+	pools   [2]pool
 }
 
-// upstreamConn is a connection of a pool, owned by one request at a time.
-type upstreamConn struct {
-	net.Conn
-	host *host
-	in   input
-	out  []byte
-
-	// For alive, made once.
-	raw  syscall.RawConn
-	peek func(fd uintptr) bool
-	one  [1]byte
-	open bool
-
-	early    []byte           // what goes upstream behind a 101
-	uploaded chan *localReply // how the upload ended, where one runs
+func (c *cluster) newHost(e endpoint, address string) *host {
+	h := &host{endpoint: &e, cluster: c, address: address}
+	for i := range h.pools {
+		h.pools[i].host, h.pools[i].breaker = h, &c.breakers[i]
+	}
+	return h
 }
 
-var errOverflow = errors.New("overflow")
-
-// connectError is a connection that could not be made.
-type connectError struct{ timeout bool }
-
-func (e *connectError) Error() string {
-	if e.timeout {
-		return "connection timeout"
+func (h *host) dialAddress() string {
+	if a := h.current.Load(); a != nil {
+		return *a
 	}
-	return "remote connection failure"
+	return h.address
 }
 
-// pick chooses an endpoint.
-func (c *cluster) pick() *host {
-	hosts := *c.hosts.Load()
-	if len(hosts) == 0 {
-		return nil
-	}
-	if c.random {
-		return hosts[rand.IntN(len(hosts))]
-	}
-	return hosts[int(c.next.Add(1)-1)%len(hosts)]
+// label is what the host is marked with for subsets (envoy.lb).
+func (h *host) label(key string) *structpb.Value {
+	return h.endpoint.metadata.GetFilterMetadata()["envoy.lb"].GetFields()[key]
 }
 
-// acquire gives a connection for one request: an idle one, a new one, or,
-// where max_connections are open, the next that is given back before the
-// deadline.
-func (c *cluster) acquire(h *host, deadline time.Time) (*upstreamConn, error) {
-	if c.requests.Load() >= c.limits.requests {
-		return nil, errOverflow
-	}
-	if conn := h.takeIdle(); conn != nil {
-		c.requests.Add(1)
-		return conn, nil
-	}
-	if c.connections.Add(1) > c.limits.connections {
-		c.connections.Add(-1)
-		return c.wait(h, deadline)
-	}
-	conn, err := h.dial(deadline)
-	if err != nil {
-		c.connections.Add(-1)
-		return nil, err
-	}
-	c.requests.Add(1)
-	return conn, nil
-}
-
-func (h *host) dial(deadline time.Time) (*upstreamConn, error) {
-	timeout := h.cluster.connectTimeout
-	if left := time.Until(deadline); !deadline.IsZero() && left < timeout {
-		timeout = left
-	}
-	conn, err := net.DialTimeout("tcp", h.address, timeout)
-	if err != nil {
-		var ne net.Error
-		return nil, &connectError{timeout: errors.As(err, &ne) && ne.Timeout()}
-	}
-	up := &upstreamConn{Conn: conn, host: h}
-	up.in.conn = conn
-	up.peek = up.peekFD
-	if up.raw, err = conn.(syscall.Conn).SyscallConn(); err != nil {
-		conn.Close()
-		return nil, &connectError{}
-	}
-	return up, nil
-}
-
-// wait stands in the pending queue.
-func (c *cluster) wait(h *host, deadline time.Time) (*upstreamConn, error) {
-	if c.pending.Add(1) > c.limits.pending {
-		c.pending.Add(-1)
-		return nil, errOverflow
-	}
-	defer c.pending.Add(-1)
-	given := make(chan *upstreamConn, 1)
-	h.mu.Lock()
-	h.waiting = append(h.waiting, given)
-	h.mu.Unlock()
-	var expired <-chan time.Time
-	if !deadline.IsZero() {
-		t := time.NewTimer(time.Until(deadline))
-		defer t.Stop()
-		expired = t.C
-	}
-	select {
-	case conn := <-given:
-		if conn == nil { // a connection was closed: its place is ours
-			return c.acquire(h, deadline)
-		}
-		c.requests.Add(1)
-		return conn, nil
-	case <-expired:
-		h.mu.Lock()
-		for i, w := range h.waiting {
-			if w == given {
-				h.waiting = append(h.waiting[:i], h.waiting[i+1:]...)
-				h.mu.Unlock()
-				return nil, errTimeout
-			}
-		}
-		h.mu.Unlock()
-		if conn := <-given; conn != nil {
-			conn.giveBack()
-		}
-		return nil, errTimeout
-	}
-}
-
-// takeIdle returns an idle connection that the peer has not closed meanwhile.
-func (h *host) takeIdle() *upstreamConn {
-	for {
-		h.mu.Lock()
-		n := len(h.idle)
-		if n == 0 {
-			h.mu.Unlock()
-			return nil
-		}
-		conn := h.idle[n-1]
-		h.idle[n-1] = nil
-		h.idle = h.idle[:n-1]
-		h.mu.Unlock()
-		if conn.alive() {
-			return conn
-		}
-		conn.discard()
-	}
-}
-
-// alive peeks: an idle connection has nothing to say unless it was closed.
-func (u *upstreamConn) alive() bool {
-	if len(u.in.buffered()) > 0 {
-		return false
-	}
-	u.open = false
-	err := u.raw.Read(u.peek)
-	return err == nil && u.open
-}
-
-// peekFD looks whether something, or the end, waits to be read.
-func (u *upstreamConn) peekFD(fd uintptr) bool {
-	_, _, err := syscall.Recvfrom(int(fd), u.one[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
-	u.open = err == syscall.EAGAIN
-	return true
-}
-
-// giveBack ends a request whose connection can serve another one.
-func (u *upstreamConn) giveBack() {
-	u.SetDeadline(time.Time{})
-	h := u.host
-	h.mu.Lock()
-	if len(h.waiting) > 0 {
-		next := h.waiting[0]
-		h.waiting = h.waiting[1:]
-		h.mu.Unlock()
-		next <- u
-		return
-	}
-	h.idle = append(h.idle, u)
-	h.mu.Unlock()
-}
-
-// discard closes the connection and lets the next in the queue dial.
-func (u *upstreamConn) discard() {
-	u.Close()
-	h := u.host
-	h.cluster.connections.Add(-1)
-	h.mu.Lock()
-	if len(h.waiting) > 0 {
-		next := h.waiting[0]
-		h.waiting = h.waiting[1:]
-		h.mu.Unlock()
-		next <- nil
-		return
-	}
-	h.mu.Unlock()
-}
-
-func (c *cluster) closeIdle() {
-	for _, h := range *c.hosts.Load() {
-		for conn := h.takeIdle(); conn != nil; conn = h.takeIdle() {
-			conn.discard()
+// eachPool calls f with every pool that there is now.
+func (c *cluster) eachPool(f func(*pool)) {
+	for _, h := range c.hosts.Load().all {
+		for i := range h.pools {
+			f(&h.pools[i])
 		}
 	}
 }
 
-// resolve fills the endpoints of a STRICT_DNS cluster, now and every 5 s, as
-// Envoy's dns_refresh_rate does by default.
-func (c *cluster) resolve(ctx context.Context) {
-	const refresh = 5 * time.Second
-	known := map[string]*host{}
-	lookup := func() {
-		var hosts []*host
-		for _, address := range c.static {
-			name, port, _ := net.SplitHostPort(address)
-			ips, err := net.DefaultResolver.LookupHost(ctx, name)
-			if err != nil {
-				continue // Envoy keeps what it had, too
-			}
-			for _, ip := range ips {
-				a := net.JoinHostPort(ip, port)
-				if known[a] == nil {
-					known[a] = &host{cluster: c, address: a}
+// dropDead closes the idle connections that their peers have closed.
+func (c *cluster) dropDead() { c.eachPool((*pool).dropDead) }
+
+func (c *cluster) close() { c.eachPool((*pool).close) }
+
+// setHosts makes requests from now on use these hosts. Those that are gone
+// keep the requests that they have.
+func (c *cluster) setHosts(hosts []*host) {
+	next := c.balancing.hostSet(hosts, c.stats)
+	before := c.hosts.Swap(next)
+	keep := map[*host]bool{}
+	for _, h := range hosts {
+		keep[h] = true
+	}
+	if before != nil {
+		for _, h := range before.all {
+			if !keep[h] {
+				for i := range h.pools {
+					h.pools[i].close()
 				}
-				hosts = append(hosts, known[a])
 			}
-		}
-		if hosts != nil {
-			c.hosts.Store(&hosts)
 		}
 	}
-	lookup()
-	go func() {
-		tick := time.NewTicker(refresh)
-		defer tick.Stop()
-		for {
-			select {
-			case <-tick.C:
-				lookup()
-			case <-ctx.Done():
-				return
-			}
+	s := c.stats
+	for p := range max(next.last(), before.last()) + 1 { // Envoy counts for each priority
+		if !slices.Equal(next.at(p), before.at(p)) {
+			s.membershipChange.Add(1)
 		}
-	}()
+	}
+	s.membershipTotal.Set(int64(len(hosts)))
+	s.membershipHealthy.Set(int64(next.count(healthy)))
+	s.membershipDegraded.Set(int64(next.count(degraded)))
+	s.membershipExcluded.Set(int64(next.count(excluded)))
 }
 
 func (b *builder) cluster(path string, c *clusterv3.Cluster) (*cluster, error) {
 	cl := &cluster{
 		name:           c.GetName(),
+		ctx:            b.background,
 		connectTimeout: 5 * time.Second,
-		random:         c.GetLbPolicy() == clusterv3.Cluster_RANDOM,
-		limits:         limits{1024, 1024, 1024},
+		idleTimeout:    time.Hour,
+		maxUses:        int(c.GetMaxRequestsPerConnection().GetValue()),
+		metadata:       c.GetMetadata(),
+		statName:       statName(c),
 	}
+	cl.stats = newClusterStats(&b.server.Stats, "cluster."+cl.statName+".")
 	if c.GetConnectTimeout() != nil {
 		cl.connectTimeout = c.GetConnectTimeout().AsDuration()
 	}
-	for _, t := range c.GetCircuitBreakers().GetThresholds() {
-		if t.GetPriority() != corev3.RoutingPriority_DEFAULT {
-			continue
-		}
-		if v := t.GetMaxConnections(); v != nil {
-			cl.limits.connections = int64(v.GetValue())
-		}
-		if v := t.GetMaxPendingRequests(); v != nil {
-			cl.limits.pending = int64(v.GetValue())
-		}
-		if v := t.GetMaxRequests(); v != nil {
-			cl.limits.requests = int64(v.GetValue())
-		}
+	if err := b.clusterProtocol(path, cl, c); err != nil {
+		return nil, err
+	}
+	cl.circuitBreakers(c.GetCircuitBreakers().GetThresholds())
+	cl.stats.circuitBreakers(&b.server.Stats, cl, c.GetCircuitBreakers().GetThresholds())
+	b.server.Stats.beforeRead(cl.dropDead)
+	if err := b.endpoints(path+".load_assignment", cl, c); err != nil {
+		return nil, err
+	}
+	var err error
+	if cl.balancing, err = b.balancing(path, c); err != nil {
+		return nil, err
 	}
 	var hosts []*host
-	for i, locality := range c.GetLoadAssignment().GetEndpoints() {
-		for j, e := range locality.GetLbEndpoints() {
-			path := at(at(path+".load_assignment", "endpoints", i), "lb_endpoints", j) + ".endpoint.address.socket_address"
-			address, err := b.socketAddress(path, e.GetEndpoint().GetAddress())
-			if err != nil {
-				return nil, err
-			}
-			if c.GetType() == clusterv3.Cluster_STATIC && net.ParseIP(e.GetEndpoint().GetAddress().GetSocketAddress().GetAddress()) == nil {
-				return nil, b.boot.Errorf(path+".address", "%q is no IP address: a cluster of type STATIC takes only those (STRICT_DNS resolves names)", address)
-			}
-			cl.static = append(cl.static, address)
-			hosts = append(hosts, &host{cluster: cl, address: address})
+	if c.GetType() == clusterv3.Cluster_STATIC {
+		for _, e := range cl.endpoints {
+			hosts = append(hosts, cl.newHost(e, net.JoinHostPort(e.name, e.port)))
+		}
+	} else {
+		cl.resolver = &resolver{cluster: cl, logical: c.GetType() == clusterv3.Cluster_LOGICAL_DNS, family: c.GetDnsLookupFamily(), refresh: defaultRefresh}
+		if d := c.GetDnsRefreshRate(); d != nil {
+			cl.resolver.refresh = d.AsDuration()
 		}
 	}
-	if c.GetType() == clusterv3.Cluster_STRICT_DNS {
-		hosts = nil
-	}
-	cl.hosts.Store(&hosts)
+	cl.setHosts(hosts)
 	return cl, nil
+}
+
+// statName is the cluster's name in stats.
+func statName(c *clusterv3.Cluster) string {
+	name := []byte(c.GetName())
+	if c.GetAltStatName() != "" {
+		name = []byte(c.GetAltStatName())
+	}
+	for i := range name {
+		if name[i] == ':' {
+			name[i] = '_'
+		}
+	}
+	return string(name)
+}
+
+// clusterProtocol reads the options for HTTP/1.1, of which there are two
+// spellings.
+func (b *builder) clusterProtocol(path string, cl *cluster, c *clusterv3.Cluster) error {
+	options := c.GetCommonHttpProtocolOptions()
+	const name = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+	for key, a := range c.GetTypedExtensionProtocolOptions() {
+		path := path + ".typed_extension_protocol_options[" + strconv.Quote(key) + "]"
+		msg, err := b.boot.Unpack(a, path)
+		if err != nil {
+			return err
+		}
+		typed, ok := msg.(*upstreamhttpv3.HttpProtocolOptions)
+		if !ok || key != name {
+			return b.boot.Unsupported(path, "protocol options other than "+name)
+		}
+		options = typed.GetCommonHttpProtocolOptions()
+	}
+	if v := options.GetIdleTimeout(); v != nil {
+		cl.idleTimeout = v.AsDuration()
+	}
+	if v := options.GetMaxRequestsPerConnection(); v != nil {
+		cl.maxUses = int(v.GetValue())
+	}
+	return nil
+}
+
+// circuitBreakers reads the thresholds; the first of a priority counts.
+func (c *cluster) circuitBreakers(thresholds []*clusterv3.CircuitBreakers_Thresholds) {
+	for i := range c.breakers {
+		b := &c.breakers[i]
+		b.maxConnections, b.maxPending, b.maxRequests, b.maxRetries = 1024, 1024, 1024, 3
+		for _, t := range thresholds {
+			if int(t.GetPriority()) != i {
+				continue
+			}
+			if v := t.GetMaxConnections(); v != nil {
+				b.maxConnections = int64(v.GetValue())
+			}
+			if v := t.GetMaxPendingRequests(); v != nil {
+				b.maxPending = int64(v.GetValue())
+			}
+			if v := t.GetMaxRequests(); v != nil {
+				b.maxRequests = int64(v.GetValue())
+			}
+			if v := t.GetMaxRetries(); v != nil {
+				b.maxRetries = int64(v.GetValue())
+			}
+			if v := t.GetRetryBudget(); v != nil {
+				b.budget = &retryBudget{percent: 20, least: 3}
+				if v.GetBudgetPercent() != nil {
+					b.budget.percent = v.GetBudgetPercent().GetValue()
+				}
+				if v.GetMinRetryConcurrency() != nil {
+					b.budget.least = int64(v.GetMinRetryConcurrency().GetValue())
+				}
+			}
+			break
+		}
+	}
+}
+
+// endpoints reads the load assignment.
+func (b *builder) endpoints(path string, cl *cluster, c *clusterv3.Cluster) error {
+	static := c.GetType() == clusterv3.Cluster_STATIC
+	for i, locality := range c.GetLoadAssignment().GetEndpoints() {
+		for j, e := range locality.GetLbEndpoints() {
+			path := at(at(path, "endpoints", i), "lb_endpoints", j)
+			address := e.GetEndpoint().GetAddress()
+			if _, err := b.socketAddress(path+".endpoint.address.socket_address", address); err != nil {
+				return err
+			}
+			sa := address.GetSocketAddress()
+			if static && net.ParseIP(sa.GetAddress()) == nil {
+				return b.boot.Errorf(path+".endpoint.address.socket_address.address", "%q is no IP address: a cluster of type STATIC takes only those (STRICT_DNS resolves names)", sa.GetAddress())
+			}
+			ep := endpoint{
+				name: sa.GetAddress(), port: strconv.Itoa(int(sa.GetPortValue())),
+				hostname: e.GetEndpoint().GetHostname(),
+				weight:   1,
+				health:   healthOf(e.GetHealthStatus()),
+				priority: int(locality.GetPriority()),
+				metadata: e.GetMetadata(),
+			}
+			if ep.hostname == "" && !static {
+				ep.hostname = sa.GetAddress()
+			}
+			if w := e.GetLoadBalancingWeight(); w != nil {
+				ep.weight = w.GetValue()
+			}
+			cl.endpoints = append(cl.endpoints, ep)
+		}
+	}
+	if c.GetType() == clusterv3.Cluster_LOGICAL_DNS && len(cl.endpoints) != 1 {
+		return b.boot.Errorf(path, "LOGICAL_DNS clusters must have a single locality_lb_endpoint and a single lb_endpoint, this one has %d", len(cl.endpoints))
+	}
+	return nil
+}
+
+func healthOf(s corev3.HealthStatus) health {
+	switch s {
+	case corev3.HealthStatus_UNHEALTHY, corev3.HealthStatus_TIMEOUT:
+		return unhealthy
+	case corev3.HealthStatus_DRAINING:
+		return excluded
+	case corev3.HealthStatus_DEGRADED:
+		return degraded
+	}
+	return healthy
 }

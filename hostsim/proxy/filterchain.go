@@ -2,12 +2,18 @@ package proxy
 
 import (
 	"fmt"
+	"strconv"
 
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
 
-	rbacconfigv3 "github.com/envoyproxy/go-control-plane/envoy/config/rbac/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	header_mutationv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/header_mutation/v3"
+	header_to_metadatav3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/header_to_metadata/v3"
 	rbacv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/rbac/v3"
 	routerv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
+	set_filter_statev3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/set_filter_state/v3"
+	set_metadatav3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/set_metadata/v3"
 	wasmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/wasm/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 )
@@ -40,10 +46,130 @@ type filterFactory interface {
 	wantsData() (request, response bool)
 }
 
-// filterChain is a list of factories; the router behind them is implied.
+// filterChain is a list of filters; the router behind them is implied.
 type filterChain struct {
-	factories                 []filterFactory
+	filters                   []chainFilter
 	requestData, responseData bool
+}
+
+// chainFilter is a filter by the name under which routes configure it.
+type chainFilter struct {
+	name     string
+	disabled bool // unless the route says otherwise
+	filterFactory
+}
+
+// makeFilters makes the filters of a chain that the initial route leaves
+// enabled.
+func (s *stream) makeFilters(chain *filterChain) {
+	s.chain = chain
+	s.filters = s.filters[:0]
+	for i := range chain.filters {
+		if f := &chain.filters[i]; s.enabled(f) {
+			s.filters = append(s.filters, f.newFilter(s))
+		}
+	}
+}
+
+func (s *stream) enabled(f *chainFilter) bool {
+	if s.routeKnown && s.route != nil {
+		for _, level := range s.route.filters {
+			if c, ok := level[f.name]; ok {
+				return !c.disabled
+			}
+		}
+	}
+	return !f.disabled
+}
+
+// passive is a filter that does nothing. Others embed it for what they have
+// no use for.
+type passive struct{}
+
+func (passive) decodeHeaders(bool) status       { return goOn }
+func (passive) decodeData(*[]byte, bool) status { return goOn }
+func (passive) encodeHeaders(bool) status       { return goOn }
+func (passive) encodeData(*[]byte, bool) status { return goOn }
+func (passive) takeHeld(*[]byte)                {}
+func (passive) log()                            {}
+func (passive) destroy()                        {}
+
+// headersOnly is the part of a factory whose filters look at no content.
+type headersOnly struct{}
+
+func (headersOnly) wantsData() (request, response bool) { return false, false }
+
+// filterConfigs is a typed_per_filter_config, by the names of filters.
+type filterConfigs map[string]filterConfig
+
+type filterConfig struct {
+	disabled bool
+	config   any // nil: it says no more than enabled or disabled
+}
+
+// filterConfig gives the most specific configuration that the route has for a
+// filter, or nil. It finds the route, as resolving it does in Envoy: what the
+// filter leaves on the stream afterwards does not lead to another one.
+func (s *stream) filterConfig(name string) any {
+	r := s.findRoute()
+	if r == nil {
+		return nil
+	}
+	for _, level := range r.filters {
+		if c := level[name].config; c != nil {
+			return c
+		}
+	}
+	return nil
+}
+
+func (b *builder) filterConfigs(path string, list map[string]*anypb.Any) (filterConfigs, error) {
+	configs := filterConfigs{}
+	for name, c := range list {
+		path := path + ".typed_per_filter_config[" + strconv.Quote(name) + "]"
+		msg, err := b.boot.Unpack(c, path)
+		if err != nil {
+			return nil, err
+		}
+		var config filterConfig
+		if wrapper, ok := msg.(*routev3.FilterConfig); ok {
+			config.disabled = wrapper.GetDisabled()
+			if msg = nil; wrapper.GetConfig().GetTypeUrl() != "" {
+				path += ".config"
+				if msg, err = b.boot.Unpack(wrapper.GetConfig(), path); err != nil {
+					return nil, err
+				}
+			}
+			if msg == nil && wrapper.GetConfig() == nil && !config.disabled {
+				return nil, b.boot.Errorf(path, "%q says neither disabled nor config: give one of them", name)
+			}
+		}
+		if msg != nil {
+			if config.config, err = b.routeFilter(path, msg); err != nil {
+				return nil, err
+			}
+		}
+		configs[name] = config
+	}
+	return configs, nil
+}
+
+// routeFilter compiles what a route says to a filter.
+func (b *builder) routeFilter(path string, msg proto.Message) (any, error) {
+	switch c := msg.(type) {
+	case *rbacv3.RBACPerRoute:
+		return b.rbacRules(path+".rbac", c.GetRbac())
+	case *header_to_metadatav3.Config:
+		if len(c.GetRequestRules()) == 0 && len(c.GetResponseRules()) == 0 {
+			return nil, b.boot.Errorf(path, "header_to_metadata has neither request_rules nor response_rules")
+		}
+		return b.metadataRules(path, c)
+	case *header_mutationv3.HeaderMutationPerRoute:
+		return b.headMutations(path+".mutations", c.GetMutations())
+	case *set_filter_statev3.Config:
+		return b.stateValues(path, c)
+	}
+	return nil, b.boot.Errorf(path, "the filter of %s doesn't support virtual host or route specific configurations", msg.ProtoReflect().Descriptor().FullName())
 }
 
 func (b *builder) filterChain(path string, list []*hcmv3.HttpFilter) (*filterChain, error) {
@@ -63,11 +189,11 @@ func (b *builder) filterChain(path string, list []*hcmv3.HttpFilter) (*filterCha
 		} else if router {
 			break
 		}
-		f, err := b.filter(path, msg)
+		f, err := b.filter(path, c.GetName(), msg)
 		if err != nil {
 			return nil, err
 		}
-		chain.factories = append(chain.factories, f)
+		chain.filters = append(chain.filters, chainFilter{c.GetName(), c.GetDisabled(), f})
 		request, response := f.wantsData()
 		chain.requestData = chain.requestData || request
 		chain.responseData = chain.responseData || response
@@ -75,62 +201,24 @@ func (b *builder) filterChain(path string, list []*hcmv3.HttpFilter) (*filterCha
 	return chain, nil
 }
 
-func (b *builder) filter(path string, msg proto.Message) (filterFactory, error) {
+// filter compiles a filter; name is what routes call it.
+func (b *builder) filter(path, name string, msg proto.Message) (filterFactory, error) {
 	switch c := msg.(type) {
 	case *wasmv3.Wasm:
 		return b.wasm(path+".config", c.GetConfig())
 	case *rbacv3.RBAC:
-		return b.rbac(path, c)
+		return b.rbac(path, name, c)
+	case *header_to_metadatav3.Config:
+		rules, err := b.metadataRules(path, c)
+		return &headerToMetadataFactory{name: name, rules: rules}, err
+	case *set_metadatav3.Config:
+		return b.setMetadata(path, c)
+	case *set_filter_statev3.Config:
+		values, err := b.stateValues(path, c)
+		return &setFilterStateFactory{name: name, values: values}, err
+	case *header_mutationv3.HeaderMutation:
+		mutations, err := b.headMutations(path+".mutations", c.GetMutations())
+		return &headerMutationFactory{name: name, mutations: mutations, mostSpecificWins: c.GetMostSpecificHeaderMutationsWins()}, err
 	}
 	return nil, b.boot.Unsupported(path, fmt.Sprintf("the HTTP filter %s", msg.ProtoReflect().Descriptor().FullName()))
 }
-
-// rbac is the RBAC filter as far as one is needed to see which chain a request
-// takes: policies that hold for everybody.
-type rbac struct {
-	stream *stream
-	deny   bool
-}
-
-type rbacFactory struct{ deny bool }
-
-func (f *rbacFactory) newFilter(s *stream) httpFilter { return &rbac{s, f.deny} }
-func (f *rbacFactory) wantsData() (bool, bool)        { return false, false }
-
-func (b *builder) rbac(path string, c *rbacv3.RBAC) (filterFactory, error) {
-	if c.GetRules() == nil {
-		return &rbacFactory{}, nil
-	}
-	any := false
-	for _, p := range c.GetRules().GetPolicies() {
-		permitted, principal := false, false
-		for _, x := range p.GetPermissions() {
-			permitted = permitted || x.GetAny()
-		}
-		for _, x := range p.GetPrincipals() {
-			principal = principal || x.GetAny()
-		}
-		any = any || permitted && principal
-	}
-	switch c.GetRules().GetAction() {
-	case rbacconfigv3.RBAC_ALLOW:
-		return &rbacFactory{deny: !any}, nil
-	case rbacconfigv3.RBAC_DENY:
-		return &rbacFactory{deny: any}, nil
-	}
-	return nil, b.boot.Unsupported(path+".rules.action", "an RBAC action other than ALLOW and DENY")
-}
-
-func (f *rbac) decodeHeaders(bool) status {
-	if f.deny {
-		f.stream.reply(&localReply{status: 403, body: "RBAC: access denied", details: "rbac_access_denied_matched_policy[none]"})
-		return stopHere
-	}
-	return goOn
-}
-func (f *rbac) decodeData(*[]byte, bool) status { return goOn }
-func (f *rbac) encodeHeaders(bool) status       { return goOn }
-func (f *rbac) encodeData(*[]byte, bool) status { return goOn }
-func (f *rbac) takeHeld(*[]byte)                {}
-func (f *rbac) log()                            {}
-func (f *rbac) destroy()                        {}

@@ -4,7 +4,6 @@ import (
 	"strconv"
 	"strings"
 
-	mutationv3 "github.com/envoyproxy/go-control-plane/envoy/config/common/mutation_rules/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	earlyv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/http/early_header_mutation/header_mutation/v3"
@@ -142,29 +141,9 @@ func sanitizeConnection(h *Headers) bool {
 	return true
 }
 
-// mutation is one step of an early header mutation.
-type mutation struct {
-	remove        string
-	removeMatches func(name string) bool
-	add           *headerOption
-}
-
 func (s *stream) mutateEarly() {
 	for i := range s.hcm.early {
-		switch e := &s.hcm.early[i]; {
-		case e.add != nil:
-			e.add.apply(&s.request, s)
-		case e.removeMatches != nil:
-			for i := 0; i < s.request.Len(); {
-				if name, _ := s.request.At(i); e.removeMatches(name) {
-					s.request.remove(name)
-				} else {
-					i++
-				}
-			}
-		default:
-			s.request.remove(e.remove)
-		}
+		s.hcm.early[i].apply(&s.request, s)
 	}
 }
 
@@ -233,27 +212,11 @@ func (b *builder) earlyMutations(path string, list []*corev3.TypedExtensionConfi
 		if !ok {
 			return nil, b.boot.Unsupported(path, "early header mutation "+strconv.Quote(ext.GetName()))
 		}
-		for j, m := range c.GetMutations() {
-			path := at(path, "mutations", j)
-			switch action := m.GetAction().(type) {
-			case *mutationv3.HeaderMutation_Remove:
-				steps = append(steps, mutation{remove: canonical(action.Remove)})
-			case *mutationv3.HeaderMutation_Append:
-				add, err := b.headerOption(path+".append", action.Append)
-				if err != nil {
-					return nil, err
-				}
-				steps = append(steps, mutation{add: &add})
-			case *mutationv3.HeaderMutation_RemoveOnMatch_:
-				match, err := b.stringMatch(path+".remove_on_match.key_matcher", action.RemoveOnMatch.GetKeyMatcher())
-				if err != nil {
-					return nil, err
-				}
-				steps = append(steps, mutation{removeMatches: match})
-			default:
-				return nil, b.boot.Unsupported(path, "this header mutation")
-			}
+		more, err := b.mutations(path+".mutations", c.GetMutations())
+		if err != nil {
+			return nil, err
 		}
+		steps = append(steps, more...)
 	}
 	return steps, nil
 }

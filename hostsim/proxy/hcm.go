@@ -46,21 +46,41 @@ type hcm struct {
 	stats          hcmStats
 }
 
+// hcmStats are the counters of a connection manager, by Envoy's names.
 type hcmStats struct {
-	connections, activeConnections *Stat
-	requests, activeRequests       *Stat
-	classes                        [6]*Stat // by the first digit of the status
-	upgrades, activeUpgrades       *Stat
-	upgradeRefused                 *Stat
+	connections, activeConnections              *Stat // downstream_cx_*
+	http1Connections, http1Active               *Stat
+	destroyed, destroyedHere, destroyedByPeer   *Stat
+	protocolErrors, idleTimeouts, delayedCloses *Stat
+
+	requests, activeRequests, http1Requests          *Stat // downstream_rq_*
+	completed                                        *Stat
+	classes                                          [6]*Stat // by the first digit of the status
+	resets                                           *Stat    // by the client
+	earlyResponses                                   *Stat    // before the request was complete
+	upgradeRefused                                   *Stat
+	timeouts, idleStreams, longStreams, headTimeouts *Stat
+
+	upgrades, activeUpgrades *Stat
+}
+
+// responded counts a response head.
+func (s *hcmStats) responded(status int) {
+	s.completed.Add(1)
+	if class := status / 100; 1 <= class && class <= 5 {
+		s.classes[class].Add(1)
+	}
 }
 
 // localReply is a response that the proxy gives itself.
 type localReply struct {
+	codec   bool // the codec refused what the client sent
 	status  int
 	body    string
 	details string // response code details
 	flags   string // response flags
 	headers [][2]string
+	direct  bool // the route's own: a redirect or direct_response
 }
 
 // decodeHead is the codec and the connection manager up to the first filter:
@@ -79,7 +99,7 @@ func (s *stream) decodeHead(head []byte) *localReply {
 
 func (s *stream) decodeCodec(head []byte) *localReply {
 	m, h := s.hcm, &s.request
-	req, err := parseRequest(s.keep(head), h, m.maxHeaders)
+	req, err := parseRequest(s.meter.received(s.keep(head)), h, m.maxHeaders)
 	if err != nil {
 		return codecReply(err)
 	}
@@ -105,6 +125,9 @@ func (s *stream) decodeCodec(head []byte) *localReply {
 		return r
 	}
 	h.insert(":method", req.method)
+	if !validAuthority(h.value(":authority")) {
+		return codecReply(&codecError{status: 400, details: "http.invalid_authority"})
+	}
 	s.closing = s.closing || wantsClose(h, req.http11)
 	return nil
 }
@@ -113,15 +136,14 @@ func (s *stream) decodeManager() *localReply {
 	m, h := s.hcm, &s.request
 	if equalFold(h.value("expect"), "100-continue") && s.http11 {
 		s.conn.write([]byte("HTTP/1.1 100 Continue\r\n\r\n"))
+		m.stats.responded(100)
 		h.remove("expect")
 	}
 	if !h.has(":authority") {
 		return &localReply{status: 400, details: "missing_host_header"}
 	}
-	if !validAuthority(h.value(":authority")) {
-		return &localReply{status: 400, details: "http1.invalid_authority"}
-	}
 	if path := h.value(":path"); path != "" && path[0] != '/' {
+		s.requestHasCome()
 		return &localReply{status: 404, details: "absolute_path_rejected"}
 	}
 	if r := m.sanitizePath(h); r != nil {
@@ -138,6 +160,9 @@ func (s *stream) decodeManager() *localReply {
 			s.makeFilters(m.chain)
 			return &localReply{status: 403, details: "upgrade_failed"}
 		}
+		m.stats.upgrades.Add(1)
+		m.stats.activeUpgrades.Add(1)
+		s.upgraded = true
 	}
 	s.makeFilters(chain)
 	return nil
@@ -148,7 +173,7 @@ func codecReply(err error) *localReply {
 	if !ok {
 		e = errParse
 	}
-	r := &localReply{status: e.status, details: e.details, flags: "DPE"}
+	r := &localReply{codec: true, status: e.status, details: e.details, flags: "DPE"}
 	if !e.empty {
 		r.body = reasonPhrase(itoa(e.status))
 	}
@@ -270,6 +295,9 @@ func (m *hcm) sanitizePath(h *Headers) *localReply {
 	if path == "" {
 		return nil
 	}
+	if strings.Contains(path, "#") {
+		return &localReply{status: 400, details: "path_normalization_failed"}
+	}
 	before := path
 	if m.escapedSlashes > hcmv3.HttpConnectionManager_KEEP_UNCHANGED && hasEscapedSlash(path) {
 		switch m.escapedSlashes {
@@ -290,6 +318,7 @@ func (m *hcm) sanitizePath(h *Headers) *localReply {
 		path = mergeSlashes(path)
 	}
 	if redirect {
+		h.set(":path", path)
 		return &localReply{status: 307, details: "path_normalization_failed", headers: [][2]string{{"location", path}}}
 	}
 	if path != before {
@@ -319,8 +348,14 @@ func (s *stream) mutateRequest() {
 	h.remove("transfer-encoding")
 	if m.remoteAddress {
 		s.trustOnlyConnection()
-	} else if h.value("x-forwarded-proto") == "" {
-		h.set("x-forwarded-proto", "http")
+	} else {
+		s.client = forwardedClient(h.value("x-forwarded-for"))
+		if h.value("x-forwarded-proto") == "" {
+			h.set("x-forwarded-proto", "http")
+		}
+	}
+	for _, name := range externalHeaders {
+		h.remove(name)
 	}
 	if !h.has(":scheme") {
 		h.insert(":scheme", schemeOf(h.value("x-forwarded-proto")))
@@ -348,16 +383,22 @@ func (s *stream) trustOnlyConnection() {
 	h.set("x-envoy-external-address", client)
 }
 
-// edgeHeaders are what Envoy removes of requests from outside
-// (ConnectionManagerUtility::cleanInternalHeaders).
-var edgeHeaders = []string{
-	"x-envoy-retriable-status-codes", "x-envoy-retriable-header-names", "x-envoy-retry-on", "x-envoy-retry-grpc-on",
-	"x-envoy-max-retries", "x-envoy-upstream-alt-stat-name", "x-envoy-upstream-rq-timeout-ms",
-	"x-envoy-upstream-rq-per-try-timeout-ms", "x-envoy-upstream-rq-timeout-alt-response", "x-envoy-expected-rq-timeout-ms",
-	"x-envoy-force-trace", "x-envoy-ip-tags", "x-envoy-original-url", "x-envoy-original-host", "x-envoy-original-path",
-	"x-envoy-hedge-on-per-try-timeout", "x-envoy-upstream-stream-duration-ms", "x-envoy-decorator-operation",
-	"x-envoy-downstream-service-cluster", "x-envoy-downstream-service-node",
-}
+// What Envoy removes of requests from outside, so that clients cannot steer it
+// (ConnectionManagerUtility::cleanInternalHeaders): at the edge more than
+// behind another proxy.
+var (
+	edgeHeaders = []string{
+		"x-envoy-decorator-operation", "x-envoy-downstream-service-cluster", "x-envoy-downstream-service-node",
+		"x-envoy-original-path", "x-envoy-original-host",
+	}
+	externalHeaders = []string{
+		"x-envoy-retriable-status-codes", "x-envoy-retriable-header-names", "x-envoy-retry-on", "x-envoy-retry-grpc-on",
+		"x-envoy-max-retries", "x-envoy-upstream-alt-stat-name", "x-envoy-upstream-rq-timeout-ms",
+		"x-envoy-upstream-rq-per-try-timeout-ms", "x-envoy-upstream-rq-timeout-alt-response", "x-envoy-expected-rq-timeout-ms",
+		"x-envoy-force-trace", "x-envoy-ip-tags", "x-envoy-original-url", "x-envoy-hedge-on-per-try-timeout",
+		"x-envoy-upstream-stream-duration-ms",
+	}
+)
 
 // localIP is what Envoy takes for its own address: the first of an interface
 // that is no loopback.
@@ -372,7 +413,7 @@ func localIP() string {
 }
 
 func schemeOf(forwardedProto string) string {
-	if p := lower(forwardedProto); p == "https" {
+	if p := lowered(forwardedProto); p == "https" {
 		return p
 	}
 	return "http"
@@ -424,7 +465,7 @@ func (s *stream) mutateResponse() {
 			h.set("connection", "keep-alive")
 		}
 	}
-	if !s.body.done {
+	if s.requestComplete.IsZero() {
 		s.closing = true
 	}
 	if s.closing && !isUpgrade(h) {
@@ -482,6 +523,7 @@ func (b *builder) hcm(path string, c *hcmv3.HttpConnectionManager) (*hcm, error)
 		}
 		m.ignoreUpgrade = append(m.ignoreUpgrade, match)
 	}
+	b.statPrefix = "http." + c.GetStatPrefix() + "."
 	var err error
 	if m.routes, err = b.routeTable(path+".route_config", c.GetRouteConfig()); err != nil {
 		return nil, err
@@ -503,15 +545,20 @@ func (b *builder) hcm(path string, c *hcmv3.HttpConnectionManager) (*hcm, error)
 }
 
 func newHCMStats(stats *Stats, prefix string) hcmStats {
-	stat := func(name string) *Stat { return stats.Stat(prefix + name) }
+	cx := func(name string) *Stat { return stats.Stat(prefix + "downstream_cx_" + name) }
+	rq := func(name string) *Stat { return stats.Stat(prefix + "downstream_rq_" + name) }
 	s := hcmStats{
-		connections: stat("downstream_cx_total"), activeConnections: stat("downstream_cx_active"),
-		requests: stat("downstream_rq_total"), activeRequests: stat("downstream_rq_active"),
-		upgrades: stat("downstream_cx_upgrades_total"), activeUpgrades: stat("downstream_cx_upgrades_active"),
-		upgradeRefused: stat("downstream_rq_ws_on_non_ws_route"),
+		connections: cx("total"), activeConnections: cx("active"),
+		http1Connections: cx("http1_total"), http1Active: cx("http1_active"),
+		destroyed: cx("destroy"), destroyedHere: cx("destroy_local"), destroyedByPeer: cx("destroy_remote"),
+		protocolErrors: cx("protocol_error"), idleTimeouts: cx("idle_timeout"), delayedCloses: cx("delayed_close_timeout"),
+		requests: rq("total"), activeRequests: rq("active"), http1Requests: rq("http1_total"), completed: rq("completed"),
+		resets: rq("rx_reset"), earlyResponses: rq("response_before_rq_complete"), upgradeRefused: rq("ws_on_non_ws_route"),
+		timeouts: rq("timeout"), idleStreams: rq("idle_timeout"), longStreams: rq("max_duration_reached"), headTimeouts: rq("header_timeout"),
+		upgrades: cx("upgrades_total"), activeUpgrades: cx("upgrades_active"),
 	}
 	for i := 1; i <= 5; i++ {
-		s.classes[i] = stat("downstream_rq_" + string(rune('0'+i)) + "xx")
+		s.classes[i] = rq(string(rune('0'+i)) + "xx")
 	}
 	return s
 }

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"math"
 	"net"
+	"os"
 	"strconv"
 	"strings"
 	"unsafe"
@@ -26,6 +28,7 @@ func (e *codecError) Error() string { return e.details }
 
 var (
 	errParse          = &codecError{status: 400, details: "http1.codec_error"}
+	errCharacters     = &codecError{status: 400, details: "http1.invalid_characters"}
 	errHeadersTooBig  = &codecError{status: 431, details: "http1.headers_too_large"}
 	errTooManyHeaders = &codecError{status: 431, details: "http1.too_many_headers"}
 )
@@ -38,6 +41,8 @@ type input struct {
 	r, w int
 	// How much of it holds no end of a head.
 	scanned int
+	// How much has been taken out of it, since it was made.
+	consumed int64
 }
 
 const (
@@ -50,6 +55,7 @@ func (in *input) buffered() []byte { return in.buf[in.r:in.w] }
 func (in *input) discard(n int) {
 	in.scanned = 0
 	in.r += n
+	in.consumed += int64(n)
 	if in.r == in.w {
 		in.r, in.w = 0, 0
 	}
@@ -86,6 +92,13 @@ func (in *input) fill(want int) error {
 // nil. The slice is valid until the next read. limit is in bytes.
 func (in *input) head(limit int, check func(first byte) bool) ([]byte, error) {
 	b := in.buffered()
+	if in.scanned == 0 {
+		// RFC 9112 2.2: empty lines before a message are skipped.
+		for len(b) > 0 && (b[0] == '\r' || b[0] == '\n') {
+			in.discard(1)
+			b = b[1:]
+		}
+	}
 	if len(b) > 0 && in.scanned == 0 && !check(b[0]) {
 		return nil, errParse
 	}
@@ -146,23 +159,45 @@ func parseRequest(head []byte, h *Headers, maxHeaders int) (requestHead, error) 
 	var req requestHead
 	lowerNames(head)
 	text := unsafe.String(unsafe.SliceData(head), len(head))
-	line, rest := cutLine(text)
-	method, line, _ := strings.Cut(strings.TrimRight(line, " \t"), " ")
-	target, version, _ := strings.Cut(strings.TrimLeft(line, " \t"), " ")
-	version = strings.TrimLeft(version, " \t")
-	if !knownMethod(method) || !validTarget(target, method == "CONNECT") || !validVersion(version) {
+	if !validHead(text) {
+		return req, errCharacters
+	}
+	line, rest, _ := strings.Cut(text, "\n")
+	req, ok := parseRequestLine(line)
+	if !ok {
 		return req, errParse
 	}
-	req = requestHead{method: method, target: target, http11: version == "HTTP/1.1"}
 	return req, parseFields(rest, h, maxHeaders)
+}
+
+func parseRequestLine(line string) (requestHead, bool) {
+	method, line := nextWord(line)
+	target, line := nextWord(line)
+	version := strings.Trim(line, " \t\r")
+	ok := knownMethod(method) && validTarget(target, method == "CONNECT") && validVersion(version)
+	return requestHead{method: method, target: target, http11: version == "HTTP/1.1"}, ok
+}
+
+// validFirstLine judges the request line of an incomplete head as soon as it
+// is there.
+func validFirstLine(b []byte) bool {
+	i := bytes.IndexByte(b, '\n')
+	if i < 0 {
+		return true
+	}
+	_, ok := parseRequestLine(string(b[:i]))
+	return ok
 }
 
 // parseResponse parses the head of a response, as parseRequest does.
 func parseResponse(head []byte, h *Headers, maxHeaders int) (status int, http11 bool, err error) {
 	lowerNames(head)
 	text := unsafe.String(unsafe.SliceData(head), len(head))
-	line, rest := cutLine(text)
-	version, line, _ := strings.Cut(line, " ")
+	if !validHead(text) {
+		return 0, false, errCharacters
+	}
+	line, rest, _ := strings.Cut(text, "\n")
+	version, line, _ := strings.Cut(strings.TrimRight(line, "\r"), " ")
 	code, _, _ := strings.Cut(strings.TrimLeft(line, " "), " ")
 	status, convErr := strconv.Atoi(code)
 	if !validVersion(version) || version == "" || convErr != nil || len(code) != 3 || status < 100 {
@@ -172,10 +207,14 @@ func parseResponse(head []byte, h *Headers, maxHeaders int) (status int, http11 
 	return status, version == "HTTP/1.1", parseFields(rest, h, maxHeaders)
 }
 
-// cutLine cuts the first line, without its CR.
-func cutLine(s string) (line, rest string) {
-	line, rest, _ = strings.Cut(s, "\n")
-	return strings.TrimSuffix(line, "\r"), rest
+// nextWord cuts a word of a request line. Envoy takes any run of white space
+// between words, also CR.
+func nextWord(s string) (word, rest string) {
+	s = strings.TrimLeft(s, " \t\r")
+	if i := strings.IndexAny(s, " \t\r"); i >= 0 {
+		return s[:i], s[i:]
+	}
+	return s, ""
 }
 
 // lowerNames lower-cases every field name of a head, before it becomes a
@@ -221,9 +260,6 @@ func parseFields(text string, h *Headers, maxHeaders int) error {
 			value = strings.ReplaceAll(value, "\r", "")
 		}
 		value = strings.Trim(value, " \t")
-		if !validValue(value) {
-			return errParse
-		}
 		if len(h.fields) >= maxHeaders {
 			return errTooManyHeaders
 		}
@@ -252,10 +288,10 @@ func isToken(s string) bool {
 	return s != ""
 }
 
-// validValue refuses control characters other than HTAB.
-func validValue(s string) bool {
+// validHead refuses control characters other than white space.
+func validHead(s string) bool {
 	for i := 0; i < len(s); i++ {
-		if c := s[i]; c < ' ' && c != '\t' || c == 0x7f {
+		if c := s[i]; (c < ' ' || c == 0x7f) && c != '\r' && c != '\n' && c != '\t' {
 			return false
 		}
 	}
@@ -372,7 +408,7 @@ func (b *bodyReader) next() ([]byte, error) {
 			continue
 		}
 		if err := b.in.fill(len(b.in.buffered()) + bodyBuffer); err != nil {
-			if b.kind == bodyUntilClose && err == io.EOF {
+			if b.kind == bodyUntilClose && !errors.Is(err, os.ErrDeadlineExceeded) {
 				b.done = true
 				return nil, io.EOF
 			}
@@ -408,16 +444,13 @@ func (b *bodyReader) take() ([]byte, error) {
 		}
 		// The rest is chunk framing (RFC 9112 7.1).
 		if b.tail {
-			switch {
-			case buf[0] == '\n':
-				b.in.discard(1)
-			case buf[0] == '\r' && len(buf) == 1:
+			// Envoy skips whatever stands before the line end.
+			i := bytes.IndexByte(buf, '\n')
+			if i < 0 {
+				b.in.discard(len(buf))
 				return nil, nil
-			case buf[0] == '\r' && buf[1] == '\n':
-				b.in.discard(2)
-			default:
-				return nil, errBody
 			}
+			b.in.discard(i + 1)
 			b.tail = false
 			continue
 		}
@@ -437,20 +470,17 @@ func (b *bodyReader) take() ([]byte, error) {
 			b.in.discard(i + 1)
 			continue
 		}
-		// The last chunk; trailers up to an empty line are dropped, as Envoy
-		// does without enable_trailers.
-		end := i + 1
-		if bytes.HasPrefix(buf[end:], []byte("\r\n")) {
-			end += 2
-		} else if bytes.HasPrefix(buf[end:], []byte("\n")) {
-			end++
-		} else if n := headEnd(buf[i:], 0); n > 0 {
-			end = i + n
-		} else {
-			if len(buf) > 64<<10 {
-				return nil, errBody
-			}
+		// The last chunk; trailers up to an empty line are checked and
+		// dropped, as Envoy does without enable_trailers.
+		end := headEnd(buf, i)
+		if max(end, len(buf)) > maxTrailers && (end == 0 || end > maxTrailers) {
+			return nil, errHeadersTooBig
+		}
+		if end == 0 {
 			return nil, nil
+		}
+		if err := checkTrailers(buf[i+1 : end]); err != nil {
+			return nil, err
 		}
 		b.in.discard(end)
 		b.done = true
@@ -458,9 +488,26 @@ func (b *bodyReader) take() ([]byte, error) {
 	return nil, nil
 }
 
+// maxTrailers is the most that a trailer section may have, in bytes.
+const maxTrailers = 60 << 10
+
+func checkTrailers(section []byte) error {
+	var h Headers
+	h.reset(nil)
+	text := string(section)
+	if !validHead(text) {
+		return errCharacters
+	}
+	return parseFields(text, &h, math.MaxInt)
+}
+
 // chunkSize parses a chunk-size line without its LF; extensions are ignored.
+// Unlike other lines it must end in CRLF.
 func chunkSize(line []byte) (int64, bool) {
-	line = bytes.TrimRight(line, "\r")
+	line, ok := bytes.CutSuffix(line, []byte("\r"))
+	if !ok || bytes.IndexByte(line, '\r') >= 0 {
+		return 0, false
+	}
 	n, digits := int64(0), 0
 	for _, c := range line {
 		var d byte
@@ -674,6 +721,8 @@ func reasonPhrase(status string) string {
 		return "Not Extended"
 	case 511:
 		return "Network Authentication Required"
+	case 599:
+		return "Last Unassigned Server Error Code"
 	}
 	return "Unknown"
 }

@@ -58,11 +58,13 @@ func TestRequestHeads(t *testing.T) {
 		{name: "a bare CR disappears", head: "GET / HTTP/1.1\r\nX: a\rb\r\n\r\n", want: []field{{"x", "ab"}}},
 		{name: "lines may end in a bare LF", head: "GET / HTTP/1.1\nX: a\n\n", want: []field{{"x", "a"}}},
 		{name: "obs-text is a value", head: "GET / HTTP/1.1\r\nX: \xa0\xff\r\n\r\n", want: []field{{"x", "\xa0\xff"}}},
+		{name: "empty lines before the request line", head: "\r\n\n\r\nGET / HTTP/1.1\r\nX: a\r\n\r\n", want: []field{{"x", "a"}}},
+		{name: "tabs and CR between the words of the request line", head: "GET\t/ \r HTTP/1.1\r\r\nX: a\r\n\r\n", want: []field{{"x", "a"}}},
 		{name: "a space before the colon", head: "GET / HTTP/1.1\r\nX : a\r\n\r\n", err: errParse},
 		{name: "a line without a colon", head: "GET / HTTP/1.1\r\nX\r\n\r\n", err: errParse},
 		{name: "an empty name", head: "GET / HTTP/1.1\r\n: a\r\n\r\n", err: errParse},
-		{name: "a control character in a value", head: "GET / HTTP/1.1\r\nX: a\x0bb\r\n\r\n", err: errParse},
-		{name: "NUL in a value", head: "GET / HTTP/1.1\r\nX: a\x00b\r\n\r\n", err: errParse},
+		{name: "a control character in a value", head: "GET / HTTP/1.1\r\nX: a\x0bb\r\n\r\n", err: errCharacters},
+		{name: "NUL in a value", head: "GET / HTTP/1.1\r\nX: a\x00b\r\n\r\n", err: errCharacters},
 		{name: "a folded line before any header", head: "GET / HTTP/1.1\r\n X: a\r\n\r\n", err: errParse},
 		{name: "an unknown method", head: "GETT / HTTP/1.1\r\n\r\n", err: errParse},
 		{name: "a method in lower case", head: "get / HTTP/1.1\r\n\r\n", err: errParse},
@@ -150,7 +152,7 @@ func TestSplitAnywhere(t *testing.T) {
 }
 
 func TestMalformedChunks(t *testing.T) {
-	for _, body := range []string{"x\r\n", "\r\n", "-1\r\n", "5\r\nhelloX\r\n", "fffffffffffffffff\r\n", "0x5\r\nhello\r\n"} {
+	for _, body := range []string{"x\r\n", "\r\n", "-1\r\n", "5\nhello\r\n0\r\n\r\n", "5;a\rb\r\nhello\r\n", " 5\r\n", "fffffffffffffffff\r\n", "0x5\r\nhello\r\n"} {
 		var b bodyReader
 		b.reset(inputOf(body), bodyChunked, 0)
 		for {

@@ -33,6 +33,11 @@ func (l *listener) serve() {
 			conn.Close()
 			return
 		}
+		if c.peeker.init(conn) != nil { // it is closed already
+			c.Close()
+			l.server.forget(c)
+			continue
+		}
 		go c.serve()
 	}
 }
@@ -49,9 +54,11 @@ type connection struct {
 	remoteIP      string
 	loopback      bool // the client is on this machine
 
-	in     input
-	out    []byte // written by flush
-	stream stream
+	peeker
+	in      input
+	out     []byte // written by flush
+	flushed int64  // bytes written by it
+	stream  stream
 
 	served  bool // at least one request
 	drained bool // idle for so long that the next request is the last
@@ -65,26 +72,44 @@ func (c *connection) serve() {
 	m := c.hcm
 	m.stats.connections.Add(1)
 	m.stats.activeConnections.Add(1)
+	byPeer := true
 	defer func() {
 		c.Close()
 		m.stats.activeConnections.Add(-1)
+		m.stats.destroyed.Add(1)
+		if byPeer {
+			m.stats.destroyedByPeer.Add(1)
+		} else {
+			m.stats.destroyedHere.Add(1)
+		}
+		if c.served {
+			m.stats.http1Active.Add(-1)
+		}
 		c.server.forget(c)
 	}()
-	for c.awaitRequest() {
+	for {
+		var more bool
+		if more, byPeer = c.awaitRequest(); !more {
+			return
+		}
+		if !c.served { // Envoy makes the codec with the first byte
+			m.stats.http1Connections.Add(1)
+			m.stats.http1Active.Add(1)
+			c.served = true
+		}
 		c.stream.conn, c.stream.hcm = c, m
-		again := c.stream.serve()
-		c.served = true
-		if !again {
-			c.linger()
+		if !c.stream.serve() {
+			byPeer = c.linger()
 			return
 		}
 	}
 }
 
-// awaitRequest waits for the first byte of a request.
-func (c *connection) awaitRequest() bool {
+// awaitRequest waits for the first byte of a request. If none comes it says
+// whether that is because the client has closed.
+func (c *connection) awaitRequest() (more, byPeer bool) {
 	if len(c.in.buffered()) > 0 {
-		return true
+		return true, false
 	}
 	c.idle.Store(true)
 	defer c.idle.Store(false)
@@ -93,7 +118,7 @@ func (c *connection) awaitRequest() bool {
 	for {
 		select {
 		case <-c.server.draining:
-			return false
+			return false, false
 		default:
 		}
 		if limit > 0 {
@@ -103,12 +128,16 @@ func (c *connection) awaitRequest() bool {
 		}
 		err := c.in.fill(1)
 		if err == nil {
-			return true
+			return true, false
+		}
+		if !errors.Is(err, os.ErrDeadlineExceeded) {
+			return false, true
 		}
 		// A connection that was used already is drained first: a request that
 		// comes now is answered, and told that it is the last.
-		if !errors.Is(err, os.ErrDeadlineExceeded) || !c.served || c.drained {
-			return false
+		if !c.served || c.drained {
+			m.stats.idleTimeouts.Add(1)
+			return false, false
 		}
 		c.drained, limit = true, m.drainTimeout
 	}
@@ -117,18 +146,21 @@ func (c *connection) awaitRequest() bool {
 // linger waits for the client to read a reply that was sent before its request
 // was complete, or that broke off: closing at once could reset the connection
 // under it (delayed_close_timeout).
-func (c *connection) linger() {
+//
+// It says whether the client was the first to close.
+func (c *connection) linger() (byPeer bool) {
 	s := &c.stream
-	if s.flags == "DC" || c.hcm.delayedClose <= 0 || s.complete() && !s.broken {
-		return
+	if s.flags == "DC" {
+		return true
 	}
-	c.SetReadDeadline(time.Now().Add(c.hcm.delayedClose))
-	for {
-		c.in.r, c.in.w, c.in.scanned = 0, 0, 0
-		if c.in.fill(1) != nil {
-			return
-		}
+	if c.hcm.delayedClose <= 0 || s.complete() && !s.broken {
+		return false
 	}
+	if awaitPeerClose(c.Conn, c.hcm.delayedClose) {
+		return true
+	}
+	c.hcm.stats.delayedCloses.Add(1)
+	return false
 }
 
 func (c *connection) write(b []byte) error {
@@ -141,6 +173,7 @@ func (c *connection) flush() error {
 		return nil
 	}
 	err := c.write(c.out)
+	c.flushed += int64(len(c.out))
 	if cap(c.out) > 4*bodyBuffer {
 		c.out = nil
 	}

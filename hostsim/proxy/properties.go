@@ -16,7 +16,7 @@ func (w *wasmFilter) Property(path string) ([]byte, abi.Status) {
 	s := w.stream
 	root, rest, nested := strings.Cut(strings.TrimSuffix(path, "\x00"), "\x00")
 	if v, ok := s.filterState["wasm."+path]; ok && !isAttributeRoot(root) {
-		return []byte(v), abi.StatusOK
+		return []byte(v.text), abi.StatusOK
 	}
 	if !nested {
 		switch root {
@@ -32,7 +32,7 @@ func (w *wasmFilter) Property(path string) ([]byte, abi.Status) {
 	case "response":
 		v = s.responseProperty(rest)
 	case "source":
-		v = addressProperty(s.conn.remote, rest)
+		v = addressProperty(s.clientAddress(), rest)
 	case "destination":
 		v = addressProperty(s.conn.local, rest)
 	case "connection":
@@ -53,7 +53,7 @@ func (w *wasmFilter) Property(path string) ([]byte, abi.Status) {
 		v = s.xdsProperty(rest)
 	case "filter_state":
 		if value, ok := s.filterState[rest]; ok {
-			v = value
+			v = value.text
 		}
 	}
 	switch v := v.(type) {

@@ -347,7 +347,7 @@ func TestUpstreamThatBreaksOff(t *testing.T) {
 		body         string
 	}{
 		{"before its response", "", 503, broken + "connection termination"},
-		{"in its head", "HTTP/1.1 200 OK\r\nX", 503, broken + "connection termination"},
+		{"in its head", "HTTP/1.1 200 OK\r\nX", 502, broken + "protocol error"},
 		{"with nonsense", "SSH-2.0\r\n\r\n", 502, broken + "protocol error"},
 		{"with a 101 that has content", "HTTP/1.1 101 Switching Protocols\r\nContent-Length: 3\r\n\r\nabc", 502, broken + "protocol error"},
 	} {

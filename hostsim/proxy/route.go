@@ -1,13 +1,16 @@
 package proxy
 
 import (
-	"regexp"
+	"math/rand/v2"
+	"os"
+	"strconv"
 	"strings"
 	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
-	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
+	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
+	"google.golang.org/protobuf/types/known/structpb"
 )
 
 // defaultRouteTimeout is Envoy's for a route without timeout.
@@ -19,7 +22,11 @@ type routeTable struct {
 	suffixes []*wildcard // *.example.com, longest first
 	prefixes []*wildcard // example.*, longest first
 	any      *virtualHost
-	headers  headerEdits
+
+	ignorePort, ignorePathParameters, mostSpecificWins bool
+
+	headers headerEdits
+	filters filterConfigs
 }
 
 type wildcard struct {
@@ -28,116 +35,162 @@ type wildcard struct {
 }
 
 type virtualHost struct {
-	name    string
-	routes  []*route
-	headers headerEdits
+	name            string
+	routes          []*route
+	requireTLS      bool
+	headers         headerEdits
+	filters         filterConfigs
+	metadata        map[string]*structpb.Struct
+	virtualClusters []virtualCluster
+
+	retry                                *retryPolicy
+	attemptCount, attemptCountInResponse bool
 }
 
-// route is one entry of a virtual host.
+// virtualCluster is a name for the requests of a virtual host that match.
+type virtualCluster struct {
+	name    string
+	headers []headerMatcher
+}
+
+// route is one entry of a virtual host. One with weighted clusters stands for
+// a route of each of them.
 type route struct {
 	name        string
 	virtualHost *virtualHost
 	match       routeMatch
-	headers     headerEdits
+	levels      []*headerEdits  // of route, virtual host and table, in order
+	filters     []filterConfigs // the same, most specific first
+	metadata    map[string]*structpb.Struct
 
-	// Where it goes: a cluster by name, or the one that a header names, or a
-	// direct response.
+	// Where it goes: a cluster by name, or the one that a header names, one
+	// of several, or nowhere.
 	cluster       string
 	clusterHeader string
+	weighted      *weightedClusters
+	weight        *clusterWeight // of several, this one
 	direct        *directResponse
 
-	timeout       time.Duration // 0: none
-	idleTimeout   time.Duration // 0: none; negative: the connection manager's
-	upgrades      map[string]bool
-	prefixRewrite string
-	hostRewrite   string
+	noCluster   int           // the status where the cluster is unknown
+	timeout     time.Duration // 0: none
+	idleTimeout time.Duration // 0: none; negative: the connection manager's
+	upgrades    map[string]bool
+	retry       *retryPolicy // nil: what the request asks for
+	priority    int
+	labels      labels // metadata_match: what the host is to be marked with
+
+	rewritePath   pathRewrite // nil: none
+	rewriteHost   hostRewrite // nil: none
+	autoHost      bool        // the authority becomes the endpoint's name
+	forwardedHost bool        // the old one is kept in x-forwarded-host
 }
 
-type directResponse struct {
-	status int
-	body   string
+// clusterWeight is what a weighted cluster does to heads, before all else.
+type clusterWeight struct {
+	headers headerEdits
+	host    string
+}
+
+type weightedClusters struct {
+	header string // whose number takes the place of the random one
+	total  uint64
+	ends   []uint64 // where each route's share ends
+	routes []*route
+}
+
+// pick chooses by a number that stays the same for the life of the stream.
+func (w *weightedClusters) pick(s *stream) *route {
+	n := s.randomNumber()
+	if w.header != "" {
+		if v, err := strconv.ParseUint(s.request.value(w.header), 10, 64); err == nil {
+			n = v
+		}
+	}
+	n %= w.total
+	for i, end := range w.ends {
+		if n < end {
+			return w.routes[i]
+		}
+	}
+	return w.routes[len(w.routes)-1]
+}
+
+// randomNumber is the one number by which a stream takes all its chances.
+func (s *stream) randomNumber() uint64 {
+	for s.random == 0 {
+		s.random = rand.Uint64()
+	}
+	return s.random
 }
 
 type routeMatch struct {
-	path        func(path string) bool // without query and fragment
-	prefix      string                 // for prefixRewrite
-	headers     []headerMatcher
-	filterState []filterStateMatcher
-}
+	path    func(path string) bool // without query
+	prefix  string                 // what prefix_rewrite replaces,
+	whole   bool                   // or all of the path
+	connect bool                   // CONNECT, which has no path
 
-type headerMatcher struct {
-	name         string
-	match        func(string) bool // nil: present is asked for
-	present      bool
-	invert       bool
-	missingEmpty bool
-}
-
-type filterStateMatcher struct {
-	key   string
-	match func(string) bool
-}
-
-// headerEdits is what a route configuration, virtual host or route does to
-// the heads that pass it.
-type headerEdits struct {
-	requestAdd, responseAdd       []headerOption
-	requestRemove, responseRemove []string
-}
-
-type headerOption struct {
-	name      string
-	value     *format
-	action    corev3.HeaderValueOption_HeaderAppendAction
-	keepEmpty bool
-}
-
-// apply writes one header as Envoy's HeaderEvaluator does. An empty value adds
-// nothing.
-func (o *headerOption) apply(h *Headers, s *stream) {
-	exists := h.has(o.name)
-	switch o.action {
-	case corev3.HeaderValueOption_OVERWRITE_IF_EXISTS:
-		if !exists {
-			return
-		}
-	case corev3.HeaderValueOption_ADD_IF_ABSENT:
-		if exists {
-			return
-		}
-	}
-	value := o.value.text(s, "")
-	if value == "" && !o.keepEmpty {
-		return
-	}
-	if o.action == corev3.HeaderValueOption_APPEND_IF_EXISTS_OR_ADD {
-		h.Add(o.name, value)
-		return
-	}
-	h.Replace(o.name, value)
+	headers    []headerMatcher
+	conditions []condition
 }
 
 // find returns the route of a request, or nil.
 func (t *routeTable) find(s *stream) *route {
-	host := t.host(s.request.value(":authority"))
-	if host == nil {
+	h := &s.request
+	host := t.host(h.value(":authority"))
+	scheme := h.value("x-forwarded-proto")
+	if host == nil || scheme == "" {
 		return nil
 	}
-	path, _, _ := strings.Cut(s.request.value(":path"), "?")
-	path, _, _ = strings.Cut(path, "#")
+	if host.requireTLS && scheme != "https" {
+		return toTLS
+	}
+	i := h.find(":path")
+	var path string
+	if i >= 0 {
+		path, _ = splitQuery(h.fields[i].value)
+		if t.ignorePathParameters {
+			path = withoutParameters(path)
+		}
+	}
 	for _, r := range host.routes {
-		if r.match.matches(s, path) {
+		if (i >= 0 || r.match.connect) && r.match.matches(s, path) {
+			if r.weighted != nil {
+				return r.weighted.pick(s)
+			}
 			return r
 		}
 	}
 	return nil
 }
 
+// withoutParameters drops what stands behind a semicolon in each segment.
+func withoutParameters(path string) string {
+	for {
+		i := strings.IndexByte(path, ';')
+		if i < 0 {
+			return path
+		}
+		end := len(path)
+		if n := strings.IndexByte(path[i:], '/'); n >= 0 {
+			end = i + n
+		}
+		path = path[:i] + path[end:]
+	}
+}
+
+// toTLS is the route of a virtual host with require_tls.
+var toTLS = &route{virtualHost: &virtualHost{}, direct: &directResponse{status: 301, redirect: &redirect{scheme: "https"}}}
+
 func (t *routeTable) host(authority string) *virtualHost {
 	if len(t.exact) == 0 && len(t.suffixes) == 0 && len(t.prefixes) == 0 {
 		return t.any
 	}
-	authority = lower(authority)
+	authority = lowered(authority)
+	if t.ignorePort {
+		if i := strings.LastIndexByte(authority, ':'); i >= 0 && strings.IndexByte(authority[i:], ']') < 0 {
+			authority = authority[:i]
+		}
+	}
 	if v := t.exact[authority]; v != nil {
 		return v
 	}
@@ -154,8 +207,22 @@ func (t *routeTable) host(authority string) *virtualHost {
 	return t.any
 }
 
+// lowered is lower without a copy of what is lower-case already.
+func lowered(s string) string {
+	for i := 0; i < len(s); i++ {
+		if c := s[i]; 'A' <= c && c <= 'Z' {
+			return lower(s)
+		}
+	}
+	return s
+}
+
 func (m *routeMatch) matches(s *stream, path string) bool {
-	if !m.path(path) {
+	if m.connect {
+		if s.request.value(":method") != "CONNECT" {
+			return false
+		}
+	} else if !m.path(path) {
 		return false
 	}
 	for i := range m.headers {
@@ -163,44 +230,7 @@ func (m *routeMatch) matches(s *stream, path string) bool {
 			return false
 		}
 	}
-	for i := range m.filterState {
-		f := &m.filterState[i]
-		if value, ok := s.filterState[f.key]; !ok || !f.match(value) {
-			return false
-		}
-	}
-	return true
-}
-
-// matches is HeaderUtility::matchHeaders: several lines are one value, joined
-// by a comma; an absent header matches nothing but a question for absence.
-func (m *headerMatcher) matches(h *Headers) bool {
-	value, present := h.joined(m.name)
-	if !present && !m.missingEmpty {
-		if m.match != nil {
-			return false
-		}
-		return m.present == m.invert
-	}
-	if m.match == nil {
-		return m.present != m.invert
-	}
-	return m.match(value) != m.invert
-}
-
-// joined returns all values of a lower-case name as one list.
-func (h *Headers) joined(name string) (string, bool) {
-	i := h.find(name)
-	if i < 0 {
-		return "", false
-	}
-	value := h.fields[i].value
-	for _, f := range h.fields[i+1:] {
-		if f.name == name {
-			value += "," + f.value
-		}
-	}
-	return value, true
+	return all(m.conditions, s)
 }
 
 // upgradeAllowed gives what the route says of an upgrade type, if anything.
@@ -216,27 +246,43 @@ func (r *route) upgradeAllowed(kind string) (allowed, said bool) {
 	return false, false
 }
 
+// virtualClusterOf names the virtual cluster of a request; without any the
+// name is empty.
+func (v *virtualHost) virtualClusterOf(h *Headers) string {
+next:
+	for i := range v.virtualClusters {
+		for j := range v.virtualClusters[i].headers {
+			if !v.virtualClusters[i].headers[j].matches(h) {
+				continue next
+			}
+		}
+		return v.virtualClusters[i].name
+	}
+	if len(v.virtualClusters) > 0 {
+		return "other"
+	}
+	return ""
+}
+
 // ---- from the configuration
 
 func (b *builder) routeTable(path string, c *routev3.RouteConfiguration) (*routeTable, error) {
-	t := &routeTable{exact: map[string]*virtualHost{}}
+	t := &routeTable{
+		exact: map[string]*virtualHost{}, mostSpecificWins: c.GetMostSpecificHeaderMutationsWins(),
+		ignorePort: c.GetIgnorePortInHostMatching(), ignorePathParameters: c.GetIgnorePathParametersInPathMatching(),
+	}
 	var err error
 	if t.headers, err = b.headerEdits(path, c); err != nil {
 		return nil, err
 	}
+	if t.filters, err = b.filterConfigs(path, c.GetTypedPerFilterConfig()); err != nil {
+		return nil, err
+	}
 	for i, v := range c.GetVirtualHosts() {
 		path := at(path, "virtual_hosts", i)
-		host := &virtualHost{name: v.GetName()}
-		if host.headers, err = b.headerEdits(path, v); err != nil {
+		host, err := b.virtualHost(path, v, t)
+		if err != nil {
 			return nil, err
-		}
-		for j, r := range v.GetRoutes() {
-			route, err := b.route(at(path, "routes", j), r)
-			if err != nil {
-				return nil, err
-			}
-			route.virtualHost = host
-			host.routes = append(host.routes, route)
 		}
 		for j, d := range v.GetDomains() {
 			if !t.addDomain(lower(d), host) {
@@ -280,187 +326,277 @@ func (t *routeTable) addDomain(d string, host *virtualHost) bool {
 	return true
 }
 
-func (b *builder) route(path string, c *routev3.Route) (*route, error) {
-	r := &route{name: c.GetName(), timeout: defaultRouteTimeout, idleTimeout: -1}
+func (b *builder) virtualHost(path string, c *routev3.VirtualHost, t *routeTable) (*virtualHost, error) {
+	v := &virtualHost{
+		name: c.GetName(), metadata: c.GetMetadata().GetFilterMetadata(),
+		// EXTERNAL_ONLY spares requests that x-envoy-internal marks; clients
+		// cannot set it.
+		requireTLS:   c.GetRequireTls() != routev3.VirtualHost_NONE,
+		attemptCount: c.GetIncludeRequestAttemptCount(), attemptCountInResponse: c.GetIncludeAttemptCountInResponse(),
+	}
+	var err error
+	if v.retry, err = b.retryPolicy(path+".retry_policy", c.GetRetryPolicy()); err != nil {
+		return nil, err
+	}
+	if v.headers, err = b.headerEdits(path, c); err != nil {
+		return nil, err
+	}
+	if v.filters, err = b.filterConfigs(path, c.GetTypedPerFilterConfig()); err != nil {
+		return nil, err
+	}
+	for i, c := range c.GetVirtualClusters() {
+		headers, err := b.headerMatchers(at(path, "virtual_clusters", i)+".headers", c.GetHeaders())
+		if err != nil {
+			return nil, err
+		}
+		v.virtualClusters = append(v.virtualClusters, virtualCluster{c.GetName(), headers})
+	}
+	for i, c := range c.GetRoutes() {
+		r, err := b.route(at(path, "routes", i), c, v, t)
+		if err != nil {
+			return nil, err
+		}
+		v.routes = append(v.routes, r)
+	}
+	return v, nil
+}
+
+func (b *builder) route(path string, c *routev3.Route, v *virtualHost, t *routeTable) (*route, error) {
+	r := &route{
+		name: c.GetName(), virtualHost: v, metadata: c.GetMetadata().GetFilterMetadata(),
+		timeout: defaultRouteTimeout, idleTimeout: -1, noCluster: 503,
+	}
 	var err error
 	if r.match, err = b.routeMatch(path+".match", c.GetMatch()); err != nil {
 		return nil, err
 	}
-	if r.headers, err = b.headerEdits(path, c); err != nil {
+	headers, err := b.headerEdits(path, c)
+	if err != nil {
 		return nil, err
+	}
+	r.levels = outwards(t.mostSpecificWins, &headers, &v.headers, &t.headers)
+	filters, err := b.filterConfigs(path, c.GetTypedPerFilterConfig())
+	if err != nil {
+		return nil, err
+	}
+	for _, f := range []filterConfigs{filters, v.filters, t.filters} {
+		if len(f) > 0 {
+			r.filters = append(r.filters, f)
+		}
 	}
 	switch action := c.GetAction().(type) {
 	case *routev3.Route_DirectResponse:
-		r.direct = &directResponse{
-			status: int(action.DirectResponse.GetStatus()),
-			body:   action.DirectResponse.GetBody().GetInlineString(),
-		}
+		r.direct, err = b.directResponse(path+".direct_response", action.DirectResponse)
+	case *routev3.Route_Redirect:
+		r.direct, err = b.redirect(path+".redirect", &r.match, action.Redirect)
 	case *routev3.Route_Route:
-		a, path := action.Route, path+".route"
-		r.cluster, r.clusterHeader = a.GetCluster(), lower(a.GetClusterHeader())
-		if r.cluster != "" && !b.clusters[r.cluster] {
-			return nil, b.boot.Errorf(path+".cluster", "unknown cluster %q: name one of static_resources.clusters", r.cluster)
-		}
-		if a.GetTimeout() != nil {
-			r.timeout = a.GetTimeout().AsDuration()
-		}
-		if a.GetIdleTimeout() != nil {
-			r.idleTimeout = a.GetIdleTimeout().AsDuration()
-		}
-		r.prefixRewrite, r.hostRewrite = a.GetPrefixRewrite(), a.GetHostRewriteLiteral()
-		for _, u := range a.GetUpgradeConfigs() {
-			if r.upgrades == nil {
-				r.upgrades = map[string]bool{}
-			}
-			r.upgrades[u.GetUpgradeType()] = u.GetEnabled() == nil || u.GetEnabled().GetValue()
-		}
+		err = b.routeAction(path+".route", r, action.Route)
 	default:
-		return nil, b.boot.Unsupported(path, "a route without route or direct_response")
+		err = b.boot.Unsupported(path, "a route without route, redirect or direct_response")
 	}
-	return r, nil
+	return r, err
+}
+
+func (b *builder) directResponse(path string, c *routev3.DirectResponseAction) (*directResponse, error) {
+	d := &directResponse{status: int(c.GetStatus())}
+	var err error
+	if d.body, err = b.dataSource(path+".body", c.GetBody()); err != nil {
+		return nil, err
+	}
+	const most = 4 << 10
+	if len(d.body) > most {
+		return nil, b.boot.Errorf(path+".body", "the body of a direct response has %d bytes, more than %d", len(d.body), most)
+	}
+	if c.GetBodyFormat() != nil {
+		d.format, err = b.substitution(path+".body_format", c.GetBodyFormat())
+	}
+	return d, err
+}
+
+// dataSource reads a text that may stand elsewhere.
+func (b *builder) dataSource(path string, c *corev3.DataSource) (string, error) {
+	switch src := c.GetSpecifier().(type) {
+	case *corev3.DataSource_Filename:
+		data, err := os.ReadFile(src.Filename)
+		if err != nil {
+			return "", b.boot.Errorf(path+".filename", "%v", err)
+		}
+		return string(data), nil
+	case *corev3.DataSource_InlineBytes:
+		return string(src.InlineBytes), nil
+	case *corev3.DataSource_InlineString:
+		return src.InlineString, nil
+	case *corev3.DataSource_EnvironmentVariable:
+		value, found := os.LookupEnv(src.EnvironmentVariable)
+		if !found {
+			return "", b.boot.Errorf(path+".environment_variable", "the environment has no %q", src.EnvironmentVariable)
+		}
+		return value, nil
+	}
+	return "", nil
+}
+
+func (b *builder) routeAction(path string, r *route, a *routev3.RouteAction) error {
+	if err := b.rewrites(path, r, a); err != nil {
+		return err
+	}
+	if a.GetTimeout() != nil {
+		r.timeout = a.GetTimeout().AsDuration()
+	}
+	if a.GetIdleTimeout() != nil {
+		r.idleTimeout = a.GetIdleTimeout().AsDuration()
+	}
+	switch a.GetClusterNotFoundResponseCode() {
+	case routev3.RouteAction_NOT_FOUND:
+		r.noCluster = 404
+	case routev3.RouteAction_INTERNAL_SERVER_ERROR:
+		r.noCluster = 500
+	}
+	for _, u := range a.GetUpgradeConfigs() {
+		if r.upgrades == nil {
+			r.upgrades = map[string]bool{}
+		}
+		r.upgrades[u.GetUpgradeType()] = u.GetEnabled() == nil || u.GetEnabled().GetValue()
+	}
+	var err error
+	if r.retry, err = b.retryPolicy(path+".retry_policy", a.GetRetryPolicy()); err != nil {
+		return err
+	}
+	if r.retry == nil {
+		r.retry = r.virtualHost.retry
+	}
+	r.priority = int(a.GetPriority())
+	r.labels = labelsOf(a.GetMetadataMatch().GetFilterMetadata()["envoy.lb"])
+	if w := a.GetWeightedClusters(); w != nil {
+		return b.weightedClusters(path+".weighted_clusters", r, w)
+	}
+	r.cluster, r.clusterHeader = a.GetCluster(), canonical(a.GetClusterHeader())
+	return b.knownCluster(path+".cluster", r.cluster)
+}
+
+func (b *builder) knownCluster(path, name string) error {
+	if name != "" && !b.clusters[name] {
+		return b.boot.Errorf(path, "unknown cluster %q: name one of static_resources.clusters", name)
+	}
+	return nil
+}
+
+// weightedClusters makes a route of each cluster.
+func (b *builder) weightedClusters(path string, parent *route, c *routev3.WeightedCluster) error {
+	w := &weightedClusters{header: canonical(c.GetHeaderName())}
+	for i, c := range c.GetClusters() {
+		path := at(path, "clusters", i)
+		r := *parent
+		r.cluster, r.clusterHeader = c.GetName(), canonical(c.GetClusterHeader())
+		switch {
+		case r.cluster != "" && r.clusterHeader != "":
+			return b.boot.Errorf(path, "only one of name or cluster_header can be given")
+		case r.cluster == "" && r.clusterHeader == "":
+			return b.boot.Errorf(path, "at least one of name or cluster_header has to be given")
+		}
+		if err := b.knownCluster(path+".name", r.cluster); err != nil {
+			return err
+		}
+		headers, err := b.headerEdits(path, c)
+		if err != nil {
+			return err
+		}
+		r.weight = &clusterWeight{headers, c.GetHostRewriteLiteral()}
+		filters, err := b.filterConfigs(path, c.GetTypedPerFilterConfig())
+		if err != nil {
+			return err
+		}
+		if len(filters) > 0 {
+			r.filters = append([]filterConfigs{filters}, r.filters...)
+		}
+		r.labels = parent.labels.with(labelsOf(c.GetMetadataMatch().GetFilterMetadata()["envoy.lb"]))
+		w.total += uint64(c.GetWeight().GetValue())
+		w.ends, w.routes = append(w.ends, w.total), append(w.routes, &r)
+	}
+	if t := c.GetTotalWeight(); t != nil && uint64(t.GetValue()) != w.total {
+		return b.boot.Errorf(path+".total_weight", "the weights add up to %d, not to %d", w.total, t.GetValue())
+	}
+	if w.total == 0 {
+		return b.boot.Errorf(path+".clusters", "sum of weights in the weighted_cluster must be greater than 0")
+	}
+	parent.weighted = w
+	return nil
 }
 
 func (b *builder) routeMatch(path string, c *routev3.RouteMatch) (routeMatch, error) {
 	var m routeMatch
 	sensitive := c.GetCaseSensitive() == nil || c.GetCaseSensitive().GetValue()
-	fold := func(s string) string {
-		if sensitive {
-			return s
-		}
-		return lower(s)
+	hasPrefix, equal := strings.HasPrefix, func(a, b string) bool { return a == b }
+	if !sensitive {
+		hasPrefix, equal = hasPrefixFold, equalFold
 	}
 	switch spec := c.GetPathSpecifier().(type) {
 	case *routev3.RouteMatch_Prefix:
-		prefix := fold(spec.Prefix)
 		m.prefix = spec.Prefix
-		m.path = func(p string) bool { return strings.HasPrefix(fold(p), prefix) }
+		m.path = func(p string) bool { return hasPrefix(p, spec.Prefix) }
 	case *routev3.RouteMatch_Path:
-		exact := fold(spec.Path)
-		m.path = func(p string) bool { return fold(p) == exact }
+		m.path, m.whole = func(p string) bool { return equal(p, spec.Path) }, true
 	case *routev3.RouteMatch_PathSeparatedPrefix:
-		prefix := fold(spec.PathSeparatedPrefix)
 		m.prefix = spec.PathSeparatedPrefix
+		n := len(m.prefix)
 		m.path = func(p string) bool {
-			p = fold(p)
-			return strings.HasPrefix(p, prefix) && (len(p) == len(prefix) || p[len(prefix)] == '/')
+			return hasPrefix(p, spec.PathSeparatedPrefix) && (len(p) == n || p[n] == '/')
 		}
 	case *routev3.RouteMatch_SafeRegex:
 		match, err := b.regex(path+".safe_regex", spec.SafeRegex)
 		if err != nil {
 			return m, err
 		}
-		m.path = match
+		m.path, m.whole = match, true
+	case *routev3.RouteMatch_ConnectMatcher_:
+		m.connect = true
 	default:
 		return m, b.boot.Unsupported(path, "this path matcher")
 	}
-	for i, h := range c.GetHeaders() {
-		path := at(path, "headers", i)
-		hm := headerMatcher{name: canonical(h.GetName()), invert: h.GetInvertMatch(), missingEmpty: h.GetTreatMissingHeaderAsEmpty(), present: true}
-		switch spec := h.GetHeaderMatchSpecifier().(type) {
-		case nil:
-		case *routev3.HeaderMatcher_PresentMatch:
-			hm.present = spec.PresentMatch
-		case *routev3.HeaderMatcher_StringMatch:
-			match, err := b.stringMatch(path+".string_match", spec.StringMatch)
-			if err != nil {
-				return m, err
-			}
-			hm.match = match
-		default:
-			return m, b.boot.Unsupported(path, "this header matcher")
-		}
-		m.headers = append(m.headers, hm)
+	var err error
+	if m.headers, err = b.headerMatchers(path+".headers", c.GetHeaders()); err != nil {
+		return m, err
 	}
-	for i, f := range c.GetFilterState() {
-		path := at(path, "filter_state", i)
-		if f.GetStringMatch() == nil {
-			return m, b.boot.Unsupported(path, "a filter_state matcher other than string_match")
-		}
-		match, err := b.stringMatch(path+".string_match", f.GetStringMatch())
-		if err != nil {
+	add := func(cond condition, err error) error {
+		m.conditions = append(m.conditions, cond)
+		return err
+	}
+	if f := c.GetRuntimeFraction(); f != nil {
+		m.conditions = append(m.conditions, fraction(f.GetDefaultValue()))
+	}
+	for i, q := range c.GetQueryParameters() {
+		if err := add(b.queryMatcher(at(path, "query_parameters", i), q)); err != nil {
 			return m, err
 		}
-		m.filterState = append(m.filterState, filterStateMatcher{f.GetKey(), match})
+	}
+	for i, k := range c.GetCookies() {
+		if err := add(b.cookieMatcher(at(path, "cookies", i), k)); err != nil {
+			return m, err
+		}
+	}
+	for i, d := range c.GetDynamicMetadata() {
+		if err := add(b.metadataMatcher(at(path, "dynamic_metadata", i), d)); err != nil {
+			return m, err
+		}
+	}
+	for i, f := range c.GetFilterState() {
+		if err := add(b.filterStateMatcher(at(path, "filter_state", i), f)); err != nil {
+			return m, err
+		}
 	}
 	return m, nil
 }
 
-func (b *builder) stringMatch(path string, c *matcherv3.StringMatcher) (func(string) bool, error) {
-	fold := func(s string) string { return s }
-	if c.GetIgnoreCase() {
-		fold = lower
+// fraction holds for a share of streams. No runtime layer is simulated that
+// could override the default.
+func fraction(c *typev3.FractionalPercent) condition {
+	of := uint64(100)
+	switch c.GetDenominator() {
+	case typev3.FractionalPercent_TEN_THOUSAND:
+		of = 10_000
+	case typev3.FractionalPercent_MILLION:
+		of = 1_000_000
 	}
-	switch p := c.GetMatchPattern().(type) {
-	case *matcherv3.StringMatcher_Exact:
-		if c.GetIgnoreCase() {
-			return func(s string) bool { return equalFold(s, p.Exact) }, nil
-		}
-		return func(s string) bool { return s == p.Exact }, nil
-	case *matcherv3.StringMatcher_Prefix:
-		want := fold(p.Prefix)
-		return func(s string) bool { return strings.HasPrefix(fold(s), want) }, nil
-	case *matcherv3.StringMatcher_Suffix:
-		want := fold(p.Suffix)
-		return func(s string) bool { return strings.HasSuffix(fold(s), want) }, nil
-	case *matcherv3.StringMatcher_Contains:
-		want := fold(p.Contains)
-		return func(s string) bool { return strings.Contains(fold(s), want) }, nil
-	case *matcherv3.StringMatcher_SafeRegex:
-		return b.regex(path+".safe_regex", p.SafeRegex)
-	}
-	return nil, b.boot.Unsupported(path, "this string matcher")
-}
-
-// regex compiles a safe_regex, which matches whole strings. Go's syntax is
-// RE2's.
-func (b *builder) regex(path string, c *matcherv3.RegexMatcher) (func(string) bool, error) {
-	re, err := regexp.Compile(`\A(?:` + c.GetRegex() + `)\z`)
-	if err != nil {
-		return nil, b.boot.Errorf(path+".regex", "%q is no RE2 expression: %v", c.GetRegex(), err)
-	}
-	return re.MatchString, nil
-}
-
-// edited is what route configurations, virtual hosts and routes have in
-// common.
-type edited interface {
-	GetRequestHeadersToAdd() []*corev3.HeaderValueOption
-	GetRequestHeadersToRemove() []string
-	GetResponseHeadersToAdd() []*corev3.HeaderValueOption
-	GetResponseHeadersToRemove() []string
-}
-
-func (b *builder) headerEdits(path string, c edited) (headerEdits, error) {
-	e := headerEdits{requestRemove: lowerAll(c.GetRequestHeadersToRemove()), responseRemove: lowerAll(c.GetResponseHeadersToRemove())}
-	var err error
-	if e.requestAdd, err = b.headerOptions(path+".request_headers_to_add", c.GetRequestHeadersToAdd()); err != nil {
-		return e, err
-	}
-	e.responseAdd, err = b.headerOptions(path+".response_headers_to_add", c.GetResponseHeadersToAdd())
-	return e, err
-}
-
-func (b *builder) headerOptions(path string, options []*corev3.HeaderValueOption) ([]headerOption, error) {
-	var list []headerOption
-	for i, o := range options {
-		opt, err := b.headerOption(index(path, i), o)
-		if err != nil {
-			return nil, err
-		}
-		list = append(list, opt)
-	}
-	return list, nil
-}
-
-func (b *builder) headerOption(path string, o *corev3.HeaderValueOption) (headerOption, error) {
-	value, err := b.format(path+".header.value", o.GetHeader().GetValue())
-	return headerOption{name: canonical(o.GetHeader().GetKey()), value: value, action: o.GetAppendAction(), keepEmpty: o.GetKeepEmptyValue()}, err
-}
-
-func lowerAll(names []string) []string {
-	var list []string
-	for _, n := range names {
-		list = append(list, lower(n))
-	}
-	return list
+	share := uint64(c.GetNumerator())
+	return func(s *stream) bool { return s.randomNumber()%of < share }
 }

@@ -3,6 +3,7 @@ package proxy
 import (
 	"errors"
 	"io"
+	"net"
 	"os"
 	"strings"
 	"time"
@@ -16,7 +17,7 @@ func (s *stream) forward() *localReply {
 		return &localReply{status: 404, details: "route_not_found", flags: "NR"}
 	}
 	if r.direct != nil {
-		return &localReply{status: r.direct.status, body: r.direct.body, details: "direct_response"}
+		return r.direct.reply(s)
 	}
 	s.clusterName = r.cluster
 	if r.clusterHeader != "" {
@@ -25,53 +26,152 @@ func (s *stream) forward() *localReply {
 	c := s.hcm.server.clusters[s.clusterName]
 	if c == nil {
 		s.clusterName = ""
-		return &localReply{status: 503, details: "cluster_not_found", flags: "NC"}
+		return &localReply{status: r.noCluster, details: "cluster_not_found", flags: "NC"}
 	}
 	if r := s.checkRequest(); r != nil {
 		return r
 	}
-	if r.timeout > 0 {
-		s.request.set("x-envoy-expected-rq-timeout-ms", s.keepInt(r.timeout.Milliseconds()))
-		if s.body.done || s.upgrade {
-			s.timers.response = time.Now().Add(r.timeout)
-		}
-	}
-	s.finalizeRequest(r)
-	h := c.pick()
-	if h == nil {
-		return &localReply{status: 503, body: "no healthy upstream", details: "no_healthy_upstream", flags: "UH"}
-	}
-	s.upstreamHost = h.address
 	if r.idleTimeout >= 0 {
 		s.timers.idle = r.idleTimeout
 	}
-	up, err := c.acquire(h, s.limit())
+	s.timeouts(r)
+	if r.virtualHost.attemptCount {
+		s.request.set("x-envoy-attempt-count", "1")
+	}
+	s.virtualCluster = r.virtualHost.virtualClusterOf(&s.request)
+	s.finalizeRequest(r)
+	s.frame()
+	s.retry.begin(r.retry, &s.request, &c.breakers[r.priority], c.stats)
+	defer s.retry.release()
+	for s.attempts = 1; ; s.attempts++ {
+		reply := s.attempt(r, c)
+		if reply != tryAgain {
+			return reply
+		}
+		if err := s.pauseBeforeRetry(); err != nil {
+			return s.failed(err)
+		}
+		s.expectTimeout()
+		if r.virtualHost.attemptCount {
+			s.request.set("x-envoy-attempt-count", s.keepInt(int64(s.attempts+1)))
+		}
+	}
+}
+
+// tryAgain is the reply of an attempt that calls for another one.
+var tryAgain = &localReply{}
+
+// attempt sends the request to one host of the cluster.
+func (s *stream) attempt(r *route, c *cluster) *localReply {
+	refuse, attempts := s.retry.refuse()
+	h := c.pick(s.labels(r), refuse, attempts)
+	if h == nil {
+		c.stats.cxNoneHealthy.Add(1)
+		s.responded(c, 503)
+		return &localReply{status: 503, body: "no healthy upstream", details: "no_healthy_upstream", flags: "UH"}
+	}
+	s.upstreamHost, s.host = h.address, h
+	if s.attempts == 1 {
+		if r := s.spoiled(); r != nil {
+			return r
+		}
+	}
+	s.retry.tried = append(s.retry.tried, h)
+	up, err := h.pools[r.priority].acquire(s)
 	if err != nil {
-		return s.noConnection(err)
+		return s.failed(err)
 	}
 	s.upstream.Store(up)
+	s.lastUpstream = up
+	if r.autoHost && h.hostname != "" {
+		s.setAuthority(r, h.hostname)
+	}
 	select {
 	case <-s.conn.server.closing: // Close may have come too early to see it
 		up.Close()
 	default:
 	}
 	up.SetDeadline(time.Time{})
+	s.startTry()
 	return s.exchange(r, up)
 }
 
-// finalizeRequest is what a route does to the request head.
-func (s *stream) finalizeRequest(r *route) {
-	for _, e := range []*headerEdits{&r.headers, &r.virtualHost.headers, &s.hcm.routes.headers} {
-		e.editRequest(&s.request, s)
+// timeouts finds out how long the response may take: what the route says, or
+// what the request asks for (FilterUtility::finalTimeout).
+func (s *stream) timeouts(r *route) {
+	s.timeout, s.timeoutStatus = r.timeout, 504
+	s.perTry, s.perTryIdle = 0, 0
+	if r.retry != nil {
+		s.perTry, s.perTryIdle = r.retry.perTry, r.retry.perTryIdle
 	}
-	if r.hostRewrite != "" {
-		s.request.set(":authority", r.hostRewrite)
+	if h := &s.request; hasEnvoyField(h) {
+		if n, ok := parseCount(h.value("x-envoy-upstream-rq-timeout-ms")); ok {
+			s.timeout = time.Duration(n) * time.Millisecond
+		}
+		h.remove("x-envoy-upstream-rq-timeout-ms")
+		if n, ok := parseCount(h.value("x-envoy-upstream-rq-per-try-timeout-ms")); ok {
+			s.perTry = time.Duration(n) * time.Millisecond
+		}
+		if h.has("x-envoy-upstream-rq-timeout-alt-response") {
+			s.timeoutStatus = 204
+			h.remove("x-envoy-upstream-rq-timeout-alt-response")
+		}
 	}
-	if r.prefixRewrite != "" {
-		path := s.request.value(":path")
-		s.request.set("x-envoy-original-path", path)
-		s.request.set(":path", r.prefixRewrite+strings.TrimPrefix(path, r.match.prefix))
+	if s.timeout > 0 && s.perTry >= s.timeout {
+		s.perTry = 0
 	}
+	if s.timeout > 0 && (s.body.done || s.upgrade) {
+		s.timers.response = time.Now().Add(s.timeout)
+	}
+	s.expectTimeout()
+}
+
+// expectTimeout tells the upstream how long it has.
+func (s *stream) expectTimeout() {
+	expected := s.perTry
+	if expected == 0 {
+		expected = s.timeout
+	}
+	if expected == 0 {
+		return
+	}
+	if s.attempts > 0 && !s.timers.response.IsZero() {
+		expected = max(min(expected, time.Until(s.timers.response)), time.Millisecond)
+	}
+	s.request.set("x-envoy-expected-rq-timeout-ms", s.keepInt(expected.Milliseconds()))
+}
+
+// startTry starts the timeouts of an attempt that has its connection.
+func (s *stream) startTry() {
+	s.timers.try, s.timers.tryIdle = time.Time{}, time.Time{}
+	if s.perTryIdle > 0 {
+		s.timers.tryIdle = time.Now().Add(s.perTryIdle)
+	}
+	if s.perTry > 0 && (s.body.done || s.upgrade) {
+		s.timers.try = time.Now().Add(s.perTry)
+	}
+}
+
+// frame decides how the request's content is framed (HTTP/1.1 encoder).
+func (s *stream) frame() {
+	h := &s.request
+	s.chunked, s.zeroLength = false, false
+	switch method := h.value(":method"); {
+	case h.has("content-length"), isUpgrade(h) && s.upgrade:
+	case !s.body.done:
+		s.chunked = true
+	default:
+		s.zeroLength = method != "GET" && method != "HEAD" && method != "DELETE" && method != "TRACE" && method != "CONNECT"
+	}
+}
+
+// labels are what the host is to be marked with: by the route, and by what
+// filters left in the dynamic metadata.
+func (s *stream) labels(r *route) labels { return r.labels.with(labelsOf(s.metadata["envoy.lb"])) }
+
+// responded counts a response, the upstream's or one in its place.
+func (s *stream) responded(c *cluster, status int) {
+	c.stats.responded(status, s.request.value("x-envoy-internal") == "true", s.response.value("x-envoy-upstream-canary") == "true")
 }
 
 // checkRequest refuses what a filter has made unfit to send.
@@ -93,72 +193,123 @@ func (s *stream) checkRequest() *localReply {
 	return nil
 }
 
-func (s *stream) noConnection(err error) *localReply {
-	var ce *connectError
-	switch {
-	case err == errTimeout:
-		return upstreamTimeout()
-	case err == errOverflow:
-		return &localReply{status: 503, body: "upstream connect error or disconnect/reset before headers. reset reason: overflow",
-			details: "upstream_reset_before_response_started{overflow}", flags: "UO",
-			headers: [][2]string{{"x-envoy-overloaded", "true"}}}
-	case errors.As(err, &ce):
-		reason := ce.Error()
-		return &localReply{status: 503, body: "upstream connect error or disconnect/reset before headers. reset reason: " + reason,
-			details: "upstream_reset_before_response_started{" + strings.ReplaceAll(reason, " ", "_") + "}", flags: "UF"}
+// failed is what becomes of a request whose attempt got no response:
+// another attempt, or a reply.
+func (s *stream) failed(err error) *localReply {
+	if up := s.upstream.Swap(nil); up != nil {
+		up.finish(endingOf(err))
 	}
-	return &localReply{status: 503, details: "upstream_reset_before_response_started", flags: "UF"}
-}
-
-func upstreamTimeout() *localReply {
-	return &localReply{status: 504, body: "upstream request timeout", details: "response_timeout", flags: "UT"}
-}
-
-// brokenUpstream is the reply for a connection that failed under a request.
-func (s *stream) brokenUpstream(err error) *localReply {
-	if errors.Is(err, os.ErrDeadlineExceeded) {
-		return upstreamTimeout()
-	}
+	stats := s.retry.stats
+	r := &localReply{status: 503, flags: "UF"}
+	reason, cause := err.Error(), ""
+	var connect *connectError
 	var protocol *codecError
-	if errors.As(err, &protocol) || err == errBody {
-		return &localReply{status: 502, body: "upstream connect error or disconnect/reset before headers. reset reason: protocol error",
-			details: "upstream_reset_before_response_started{protocol_error}", flags: "UPE"}
+	switch {
+	case err == errDownstream:
+		return s.left()
+	case err == errClosing:
+		s.closing = true
+		return &localReply{}
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		if r = s.expired(time.Now()); r == nil {
+			r = s.timedOut("response_timeout")
+		}
+		switch r.details {
+		case "response_timeout":
+			stats.rqTimeout.Add(1)
+			s.responded(s.host.cluster, r.status)
+			return r
+		case "upstream_per_try_timeout":
+			stats.perTryTimeout.Add(1)
+		case "upstream_per_try_idle_timeout":
+			stats.perTryIdleTimeout.Add(1)
+		default: // no matter of the upstream
+			return r
+		}
+	case err == errQueueFull || err == errOverflow:
+		if err == errQueueFull {
+			s.upstreamHost = ""
+		}
+		r.flags, r.headers = "UO", [][2]string{{"x-envoy-overloaded", "true"}}
+	case errors.As(err, &connect):
+		if connect.cause != "" {
+			cause = "|delayed connect error: " + connect.cause
+		}
+	case errors.As(err, &protocol) || err == errBody:
+		stats.cxProtocolError.Add(1)
+		r.status, r.flags, reason = 502, "UPE", "protocol error"
+	default:
+		r.flags, reason = "UC", "connection termination"
 	}
-	return &localReply{status: 503, body: "upstream connect error or disconnect/reset before headers. reset reason: connection termination",
-		details: "upstream_reset_before_response_started{connection_termination}", flags: "UC"}
+	again, flag := s.retry.again(s.retry.onReset(err, connect == nil))
+	if again {
+		s.response.reset(responseInline)
+		return tryAgain
+	}
+	if flag != "" {
+		r.flags = flag + "," + r.flags
+	}
+	s.responded(s.host.cluster, r.status)
+	if r.details == "" {
+		r.details = "upstream_reset_before_response_started{" + strings.ReplaceAll(reason+cause, " ", "_") + "}"
+		r.body = "upstream connect error or disconnect/reset before headers. "
+		if s.attempts > 1 {
+			r.body += "retried and the latest "
+		}
+		r.body += "reset reason: " + reason
+	}
+	return r
+}
+
+// timedOut is the reply for a response that did not come in time.
+func (s *stream) timedOut(details string) *localReply {
+	r := &localReply{status: s.timeoutStatus, details: details, flags: "UT"}
+	if r.status == 504 {
+		r.body = "upstream request timeout"
+	}
+	return r
+}
+
+// endingOf says who ended a connection that failed so.
+func endingOf(err error) ending {
+	var protocol *codecError
+	if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, net.ErrClosed) || err == errDownstream || err == errBody || errors.As(err, &protocol) {
+		return resetHere
+	}
+	return resetByPeer
 }
 
 // exchange sends the request and relays the response.
 func (s *stream) exchange(r *route, up *upstreamConn) *localReply {
-	h := &s.request
-	upgrade := isUpgrade(h)
-	chunked, zero := false, false
-	switch method := h.value(":method"); {
-	case h.has("content-length"), upgrade && s.upgrade:
-	case !s.body.done:
-		chunked = true
-	default:
-		zero = method != "GET" && method != "HEAD" && method != "DELETE" && method != "TRACE" && method != "CONNECT"
-	}
-	up.out = appendRequest(up.out[:0], h, chunked, zero)
+	chunked := s.chunked
+	up.out = appendRequest(up.out[:0], &s.request, chunked, s.zeroLength)
 
 	up.early = up.early[:0]
 	up.uploaded = nil
-	if s.upgrade {
+	switch {
+	case s.upgrade && s.shown:
+		up.early = append(up.early, s.retained...)
+	case s.upgrade:
 		if r := s.earlyData(up); r != nil {
 			return r
 		}
-	} else if !s.body.done {
+	case s.body.done:
+		up.content(s.retained, chunked)
+		if chunked {
+			up.out = append(up.out, "0\r\n\r\n"...)
+		}
+	default:
+		up.content(s.retained, chunked)
 		if r := s.firstContent(up, chunked); r != nil {
 			return r
 		}
 	}
 	if _, err := up.Write(up.out); err != nil {
-		return s.brokenUpstream(err)
+		return s.failed(err)
 	}
 	if !s.upgrade && !s.body.done {
 		up.uploaded = make(chan *localReply, 1)
-		go s.upload(up, chunked, r.timeout)
+		go s.upload(up, chunked)
 	}
 	return s.relay(r, up)
 }
@@ -171,6 +322,8 @@ func (s *stream) earlyData(up *upstreamConn) *localReply {
 	s.bytesReceived.Add(int64(len(data)))
 	data, r := s.decodeData(data, false)
 	up.early = append(up.early, data...)
+	s.shown = true
+	s.retain(data)
 	return r
 }
 
@@ -180,7 +333,7 @@ func (s *stream) firstContent(up *upstreamConn, chunked bool) *localReply {
 	for {
 		data, err := s.body.take()
 		if err != nil {
-			return codecReply(errParse)
+			return codecReply(err)
 		}
 		if len(data) == 0 && !s.body.done {
 			return nil
@@ -191,6 +344,7 @@ func (s *stream) firstContent(up *upstreamConn, chunked bool) *localReply {
 			if r != nil {
 				return r
 			}
+			s.retain(out)
 			up.content(out, chunked)
 		}
 		if s.body.done {
@@ -213,13 +367,37 @@ func (s *stream) lastContent(up *upstreamConn, chunked bool) *localReply {
 	s.mu.Lock()
 	s.requestComplete = time.Now()
 	s.timers.request = time.Time{}
-	if t := s.route.timeout; t > 0 {
-		s.timers.response = s.requestComplete.Add(t)
+	if s.timeout > 0 {
+		s.timers.response = s.requestComplete.Add(s.timeout)
+	}
+	if s.perTry > 0 {
+		s.timers.try = s.requestComplete.Add(s.perTry)
+	}
+	if s.timeout > 0 || s.perTry > 0 {
 		up.SetReadDeadline(s.timers.until()) // relay may be waiting already
 	}
 	s.mu.Unlock()
+	s.retain(out)
 	return nil
 }
+
+// retain keeps content that was sent, for another attempt to send it again.
+func (s *stream) retain(data []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(data) == 0 || !s.retry.enabled() {
+		return
+	}
+	if len(s.retained)+len(data) > retainAtMost {
+		s.retry.abandon()
+		s.retained = nil
+		return
+	}
+	s.retained = append(s.retained, data...)
+}
+
+// retainAtMost is Envoy's default of per_connection_buffer_limit_bytes.
+const retainAtMost = 1 << 20
 
 func (u *upstreamConn) content(data []byte, chunked bool) {
 	switch {
@@ -233,7 +411,7 @@ func (u *upstreamConn) content(data []byte, chunked bool) {
 
 // upload relays the rest of the request's content while the response may
 // already be on its way.
-func (s *stream) upload(up *upstreamConn, chunked bool, timeout time.Duration) {
+func (s *stream) upload(up *upstreamConn, chunked bool) {
 	up.uploaded <- func() *localReply {
 		s.conn.SetReadDeadline(s.limit())
 		for {
@@ -244,13 +422,11 @@ func (s *stream) upload(up *upstreamConn, chunked bool, timeout time.Duration) {
 				if r := s.lastContent(up, chunked); r != nil {
 					return r
 				}
-				if _, err := up.Write(up.out); err != nil {
-					return s.brokenUpstream(err)
-				}
+				up.Write(up.out) // relay sees an error as well
 				return nil
-			case err == errBody:
+			case err == errBody || errors.As(err, new(*codecError)):
 				up.SetReadDeadline(past) // wakes relay
-				return codecReply(errParse)
+				return codecReply(err)
 			case errors.Is(err, os.ErrDeadlineExceeded):
 				if s.stopUpload.Load() {
 					return nil
@@ -272,6 +448,7 @@ func (s *stream) upload(up *upstreamConn, chunked bool, timeout time.Duration) {
 				up.SetReadDeadline(past) // wakes relay
 				return r
 			}
+			s.retain(out)
 			up.content(out, chunked)
 			if _, err := up.Write(up.out); err != nil {
 				return nil // relay sees it as well
@@ -305,25 +482,41 @@ func (s *stream) relay(r *route, up *upstreamConn) *localReply {
 		if err == errDownstream {
 			return s.left()
 		}
-		if errors.Is(err, os.ErrDeadlineExceeded) {
-			if r := s.expired(time.Now()); r != nil {
-				return r
-			}
-		}
-		return s.brokenUpstream(err)
+		return s.failed(err)
 	}
-	s.mu.Lock()
-	s.status, s.details = status, "via_upstream"
-	complete := s.requestComplete
-	s.mu.Unlock()
 	resp := &s.response
 	var body bodyReader
 	if err := s.responseBody(&body, &up.in, status); err != nil {
 		resp.reset(responseInline)
 		s.uploadResult(up, true)
-		return s.brokenUpstream(err)
+		return s.failed(err)
 	}
-	keep := http11 && !hasToken(resp.value("connection"), "close") && body.kind != bodyUntilClose
+	c := up.host.cluster
+	keep := !wantsClose(resp, http11) && body.kind != bodyUntilClose
+	s.mu.Lock()
+	again, flag := s.retry.again(s.retry.onResponse(status, resp))
+	if !again {
+		s.retry.on = 0 // what is sent from now on need not be kept
+		s.status, s.details, s.flags = status, "via_upstream", flag
+		s.timers.try, s.timers.tryIdle = time.Time{}, time.Time{}
+	}
+	complete := s.requestComplete
+	s.mu.Unlock()
+	if !keep {
+		c.stats.cxCloseNotify.Add(1)
+	}
+	if again {
+		c.stats.retryCodes.count(status)
+		s.uploadResult(up, true)
+		s.conn.SetReadDeadline(time.Time{})
+		resp.reset(responseInline)
+		s.upstream.Store(nil)
+		up.finish(s.endingOfAnswer(&body, keep))
+		return tryAgain
+	}
+	if r.virtualHost.attemptCountInResponse {
+		resp.set("x-envoy-attempt-count", s.keepInt(int64(s.attempts)))
+	}
 	if !complete.IsZero() {
 		resp.set("x-envoy-upstream-service-time", s.keepInt(time.Since(complete).Milliseconds()))
 	}
@@ -350,6 +543,11 @@ func (s *stream) relay(r *route, up *upstreamConn) *localReply {
 			keep = false
 		}
 	}
+	if s.details == "via_upstream" {
+		s.responded(c, status)
+	}
+	s.upstreamBegun = time.Now()
+	s.finalizeResponse(r)
 	if reply := s.encodeHeaders(body.done); reply != nil {
 		s.uploadResult(up, true)
 		return reply
@@ -368,18 +566,32 @@ func (s *stream) relay(r *route, up *upstreamConn) *localReply {
 		s.resetBy(err)
 	}
 	s.upstream.Store(nil)
-	up.finish(keep && s.body.done && !s.upgrade)
+	if err != nil {
+		if errors.Is(err, io.ErrUnexpectedEOF) || err == errBody {
+			c.stats.cxProtocolError.Add(1)
+		}
+		up.finish(endingOf(err))
+	} else {
+		// The next request may use the connection as soon as the client has
+		// the whole response.
+		up.finish(s.endingOfAnswer(&body, keep))
+		if s.conn.flush() != nil {
+			s.resetBy(errDownstream)
+		}
+	}
 	return nil
 }
 
-// finish gives the connection back to its pool, or closes it.
-func (u *upstreamConn) finish(keep bool) {
-	u.host.cluster.requests.Add(-1)
-	if keep && len(u.in.buffered()) == 0 {
-		u.giveBack()
-	} else {
-		u.discard()
+// endingOfAnswer says what becomes of a connection that has brought a
+// response, as far as that was read.
+func (s *stream) endingOfAnswer(response *bodyReader, keep bool) ending {
+	switch {
+	case !s.body.done, s.upgrade, !response.done:
+		return resetHere
+	case keep:
+		return kept
 	}
+	return answered
 }
 
 // patience is how long the response may take before the client is watched: a
@@ -439,6 +651,9 @@ func (s *stream) readResponseHead(up *upstreamConn) (status int, http11 bool, er
 	for {
 		head, err := up.in.readHead(maxResponseHead, statusStart)
 		if err != nil {
+			if len(up.in.buffered()) > 0 && !errors.Is(err, os.ErrDeadlineExceeded) {
+				err = errParse // it broke off in the middle of its head
+			}
 			return 0, false, err
 		}
 		size := len(head)
@@ -472,6 +687,9 @@ func (s *stream) responseBody(b *bodyReader, in *input, status int) error {
 		if length && h.value("content-length") != "0" && status != 204 || te != "" {
 			return errParse
 		}
+		if status == 204 {
+			h.remove("content-length")
+		}
 		b.reset(in, bodyNone, 0)
 	case s.head || status == 304:
 		b.reset(in, bodyNone, 0)
@@ -501,11 +719,12 @@ func (s *stream) resetBy(err error) {
 	case errors.Is(err, os.ErrDeadlineExceeded) && expired != nil:
 		s.details, s.flags = expired.details, expired.flags
 	default:
-		s.details, s.flags = "upstream_reset_after_response_started{connection_termination}", "UC"
+		s.details, s.flags = "upstream_reset_after_response_started{protocol_error}", "UPE"
 	}
 }
 
-// relayBody sends the content of the response. The head waits in conn.out.
+// relayBody sends the content of the response. The head waits in conn.out, and
+// so does, in the end, the last piece.
 func (s *stream) relayBody(body *bodyReader, up *upstreamConn, chunked bool) error {
 	c := s.conn
 	for {
@@ -534,9 +753,6 @@ func (s *stream) relayBody(body *bodyReader, up *upstreamConn, chunked bool) err
 			s.sendContent(out, chunked)
 			if chunked {
 				c.out = append(c.out, "0\r\n\r\n"...)
-			}
-			if err := c.flush(); err != nil {
-				return errDownstream
 			}
 			return nil
 		}

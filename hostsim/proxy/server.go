@@ -15,7 +15,6 @@ import (
 	"sync"
 	"sync/atomic"
 
-	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
@@ -62,11 +61,14 @@ type Server struct {
 // builder makes a Server from protos; path is always where in the YAML the
 // proto stands.
 type builder struct {
-	ctx      context.Context
-	boot     *bootstrap.Bootstrap
-	server   *Server
-	clusters map[string]bool
-	guestLog *guestLog
+	ctx        context.Context
+	background context.Context // until the server closes
+	boot       *bootstrap.Bootstrap
+	server     *Server
+	clusters   map[string]bool
+	guestLog   *guestLog
+
+	statPrefix string // of the connection manager that is being built
 }
 
 func at(path, field string, i int) string { return index(path+"."+field, i) }
@@ -105,15 +107,15 @@ func build(ctx context.Context, boot *bootstrap.Bootstrap, options Options, list
 		localIP: localIP(), draining: make(chan struct{}), closing: make(chan struct{}), stop: stop,
 	}
 	s.conns.open = map[*connection]struct{}{}
-	b := &builder{ctx: ctx, boot: boot, server: s, clusters: map[string]bool{}}
-	if err := b.build(background, listen); err != nil {
+	b := &builder{ctx: ctx, background: background, boot: boot, server: s, clusters: map[string]bool{}}
+	if err := b.build(listen); err != nil {
 		s.Close()
 		return nil, err
 	}
 	return s, nil
 }
 
-func (b *builder) build(background context.Context, listen bool) error {
+func (b *builder) build(listen bool) error {
 	s := b.server
 	static := b.boot.Proto().GetStaticResources()
 	for i, c := range static.GetClusters() {
@@ -127,8 +129,8 @@ func (b *builder) build(background context.Context, listen bool) error {
 			return err
 		}
 		s.clusters[cl.name] = cl
-		if c.GetType() == clusterv3.Cluster_STRICT_DNS {
-			cl.resolve(background)
+		if cl.resolver != nil {
+			cl.resolver.run(b.background)
 		}
 	}
 	for i, c := range static.GetListeners() {
@@ -270,7 +272,7 @@ func (s *Server) Close() {
 		s.conns.wg.Wait()
 		s.stop()
 		for _, c := range s.clusters {
-			c.closeIdle()
+			c.close()
 		}
 		for _, p := range s.plugins {
 			p.Close()

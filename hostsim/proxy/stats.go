@@ -15,6 +15,8 @@ import (
 type Stats struct {
 	mu    sync.Mutex
 	stats map[string]*Stat
+	funcs map[string]func() int64
+	ahead []func()
 }
 
 // Stat is one counter or gauge.
@@ -39,13 +41,43 @@ func (s *Stats) Stat(name string) *Stat {
 	return stat
 }
 
+// gauge adds a stat whose value is asked for when somebody reads it.
+func (s *Stats) gauge(name string, value func() int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.funcs == nil {
+		s.funcs = map[string]func() int64{}
+	}
+	s.funcs[name] = value
+}
+
+// beforeRead has f called whenever somebody reads the stats, so that they show
+// what Envoy's event loop would have seen already.
+func (s *Stats) beforeRead(f func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ahead = append(s.ahead, f)
+}
+
 // Each calls f for every stat in the order of names.
 func (s *Stats) Each(f func(name string, value int64)) {
 	s.mu.Lock()
-	snapshot := maps.Clone(s.stats)
+	ahead := slices.Clone(s.ahead)
+	s.mu.Unlock()
+	for _, look := range ahead {
+		look()
+	}
+	snapshot := map[string]int64{}
+	s.mu.Lock()
+	for name, stat := range s.stats {
+		snapshot[name] = stat.Value()
+	}
+	for name, value := range s.funcs {
+		snapshot[name] = value()
+	}
 	s.mu.Unlock()
 	for _, name := range slices.Sorted(maps.Keys(snapshot)) {
-		f(name, snapshot[name].Value())
+		f(name, snapshot[name])
 	}
 }
 

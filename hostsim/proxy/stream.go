@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 	"time"
 	"unsafe"
+
+	"google.golang.org/protobuf/types/known/structpb"
 )
 
 // stream is one request and its response. It is made once for a connection
@@ -26,6 +28,7 @@ type stream struct {
 	protocol          string     // "HTTP/1.1"
 	http11, head      bool
 	upgrade           bool // the codec is in upgrade mode
+	upgraded          bool // the connection manager has accepted the upgrade
 	closing           bool // no further request on this connection
 	broken            bool // the response broke off
 	stopUpload        atomic.Bool
@@ -34,7 +37,11 @@ type stream struct {
 	routeKnown  bool
 	filters     []httpFilter
 	chain       *filterChain
-	filterState map[string]string
+	filterState map[string]stateObject
+	metadata    map[string]*structpb.Struct // dynamic metadata by namespace
+	random      uint64                      // see randomNumber
+	formatted   []byte                      // room for what a format makes
+	additions   []field                     // room for headerEdit.apply
 
 	local         *localReply // a filter's, until it is sent
 	responseBegun bool
@@ -43,17 +50,34 @@ type stream struct {
 	start           time.Time
 	requestComplete time.Time
 	timers          timers
+	timeout         time.Duration // of the response; 0: none
+	perTry          time.Duration // of an attempt's response; 0: none
+	perTryIdle      time.Duration
+	timeoutStatus   int
+	attempts        int
+	retry           retryState
+	retained        []byte // the content so far, for another attempt
+	shown           bool   // early data went through the filters
+	chunked         bool   // how the request is framed
+	zeroLength      bool
+	waiter          waiter
 	status          int
 	details, flags  string
 	clusterName     string
 	upstreamHost    string
+	host            *host // of the last attempt
+	lastUpstream    *upstreamConn
+	upstreamBegun   time.Time // when the head of its response had come
+	virtualCluster  string
+	client          string // its address, if a proxy in front has named it
+	meter           meter
+	localBody       string // of a local reply, while its format is expanded
 	bytesReceived   atomic.Int64
 	bytesSent       atomic.Int64
 	upstream        atomic.Pointer[upstreamConn] // Close ends it
 }
 
 var (
-	errTimeout    = errors.New("timeout")
 	errDownstream = errors.New("downstream is gone")
 )
 
@@ -70,16 +94,16 @@ func (s *stream) serve() (again bool) {
 	}
 	if r == nil {
 		s.timers.head = time.Time{}
-		if s.body.done {
-			s.requestComplete = s.start
-			s.timers.request = time.Time{}
-		}
+		s.requestHasCome()
 		r = s.decodeHeaders()
 	}
 	if r == nil {
 		r = s.forward()
 	}
 	if r != nil {
+		if r.codec {
+			s.hcm.stats.protocolErrors.Add(1)
+		}
 		s.sendLocal(r)
 	}
 	if !s.body.done {
@@ -97,13 +121,19 @@ func (s *stream) begin() {
 	s.route, s.routeKnown = nil, false
 	s.filters, s.chain = s.filters[:0], nil
 	clear(s.filterState)
+	clear(s.metadata)
+	s.random, s.virtualCluster, s.localBody, s.client = 0, "", "", ""
+	s.meter.begin(s.conn)
+	s.lastUpstream, s.upstreamBegun = nil, time.Time{}
 	s.local, s.responseBegun, s.broken = nil, false, false
 	s.start, s.requestComplete = time.Now(), time.Time{}
 	s.timers.start(s.hcm, s.start)
 	s.status, s.details, s.flags, s.clusterName, s.upstreamHost = 0, "", "", "", ""
+	s.host, s.attempts, s.retained, s.shown = nil, 0, s.retained[:0], false
 	s.bytesReceived.Store(0)
 	s.bytesSent.Store(0)
 	s.hcm.stats.requests.Add(1)
+	s.hcm.stats.http1Requests.Add(1)
 	s.hcm.stats.activeRequests.Add(1)
 }
 
@@ -111,9 +141,18 @@ func (s *stream) begin() {
 func (s *stream) end() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.hcm.stats.activeRequests.Add(-1)
-	if class := s.status / 100; 1 <= class && class <= 5 {
-		s.hcm.stats.classes[class].Add(1)
+	stats := &s.hcm.stats
+	stats.activeRequests.Add(-1)
+	if s.upgraded {
+		stats.activeUpgrades.Add(-1)
+		s.upgraded = false
+	}
+	switch {
+	case s.flags == "DC" || !s.responseBegun:
+		stats.resets.Add(1)
+	case s.requestComplete.IsZero() && !s.broken && s.status != 101:
+		stats.earlyResponses.Add(1)
+		stats.resets.Add(1)
 	}
 	if s.chain == nil {
 		// The request was refused before its filters were made; they take
@@ -132,17 +171,12 @@ func (s *stream) end() {
 	}
 }
 
-func (s *stream) makeFilters(chain *filterChain) {
-	s.chain = chain
-	s.filters = s.filters[:0]
-	for _, f := range chain.factories {
-		s.filters = append(s.filters, f.newFilter(s))
-	}
-}
-
 func (s *stream) findRoute() *route {
 	if !s.routeKnown {
 		s.route, s.routeKnown = s.hcm.routes.find(s), true
+		if s.route != nil && s.hcm.server.clusters[s.route.cluster] != nil {
+			s.clusterName = s.route.cluster
+		}
 	}
 	return s.route
 }
@@ -157,11 +191,51 @@ func (s *stream) reply(r *localReply) {
 	}
 }
 
+// requestHasCome notes that a request without content is complete.
+func (s *stream) requestHasCome() {
+	if s.body.done {
+		s.requestComplete = s.start
+		s.timers.request = time.Time{}
+	}
+}
+
+// spoiled looks for what Envoy sees in the same turn of its event loop as the
+// head, before a connection to an upstream is open: malformed chunks behind the
+// head, without taking them, and a client that is gone.
+func (s *stream) spoiled() *localReply {
+	if s.body.kind == bodyChunked && !s.body.done {
+		in, body, size := s.conn.in, s.body, 0
+		body.in = &in
+		for !body.done {
+			data, err := body.take()
+			if err != nil {
+				s.closing = true
+				s.bytesReceived.Add(int64(size))
+				return codecReply(err)
+			}
+			if len(data) == 0 {
+				break
+			}
+			size += len(data)
+		}
+	}
+	if s.conn.look() == ended {
+		return s.left()
+	}
+	return nil
+}
+
 // readHead waits for the request's head.
 func (s *stream) readHead() ([]byte, *localReply) {
 	in := &s.conn.in
 	for {
 		head, err := in.head(s.hcm.maxHeadBytes, methodStart)
+		if err == errHeadersTooBig {
+			s.conn.drain(1 << 20) // Envoy reads before it looks
+		}
+		if err == nil && head == nil && !validFirstLine(in.buffered()) {
+			err = errParse
+		}
 		if err != nil {
 			return nil, codecReply(err)
 		}
@@ -316,14 +390,10 @@ func (s *stream) encodeHeaders(endStream bool) *localReply {
 
 // finishHead is what comes behind the filters.
 func (s *stream) finishHead() {
-	if r := s.route; r != nil && s.routeKnown {
-		for _, e := range []*headerEdits{&r.headers, &r.virtualHost.headers, &s.hcm.routes.headers} {
-			e.editResponse(&s.response, s)
-		}
-	}
 	if n, err := strconv.Atoi(s.response.value(":status")); err == nil {
 		s.status = n
 	}
+	s.hcm.stats.responded(s.status)
 	s.mutateResponse()
 	s.responseBegun = true
 }
@@ -359,7 +429,7 @@ func (s *stream) filterResponseData(data []byte, endStream bool) ([]byte, *local
 // it as a response.
 func (s *stream) sendLocal(r *localReply) {
 	if up := s.upstream.Swap(nil); up != nil {
-		up.finish(false)
+		up.finish(resetHere)
 	}
 	if r.status == 0 { // nobody is there to read it
 		return
@@ -395,8 +465,15 @@ func (s *stream) localHead(r *localReply) {
 	h := &s.response
 	h.reset(responseInline)
 	h.insert(":status", itoa(r.status))
+	edits := s.routeKnown && s.route != nil && r.direct == (s.route.direct != nil)
+	if edits && !r.direct {
+		s.finalizeResponse(s.route)
+	}
 	for _, f := range r.headers {
 		h.Add(f[0], f[1])
+	}
+	if edits && r.direct {
+		s.finalizeResponse(s.route)
 	}
 	if r.body != "" || h.has("content-length") {
 		h.set("content-length", itoa(len(r.body)))
@@ -414,32 +491,16 @@ func (s *stream) writeHead(endStream bool) (chunked bool) {
 	zero := false
 	switch {
 	case h.has("content-length"), bodiless, !s.http11:
-	case endStream:
-		zero = !s.head && s.status != 304
+	case s.status == 304 && endStream:
+	case endStream && !s.head:
+		zero = true
 	default:
 		chunked = !isUpgrade(h)
 	}
+	before := len(s.conn.out)
 	s.conn.out = appendResponse(s.conn.out, h, true, chunked, zero)
+	s.meter.headSent = len(s.conn.out) - before
 	return chunked && !s.head
-}
-
-// editResponse applies response_headers_to_remove and _to_add.
-func (e *headerEdits) editResponse(h *Headers, s *stream) {
-	for i := range e.responseAdd {
-		e.responseAdd[i].apply(h, s)
-	}
-	for _, name := range e.responseRemove {
-		h.remove(name)
-	}
-}
-
-func (e *headerEdits) editRequest(h *Headers, s *stream) {
-	for i := range e.requestAdd {
-		e.requestAdd[i].apply(h, s)
-	}
-	for _, name := range e.requestRemove {
-		h.remove(name)
-	}
 }
 
 func itoa(n int) string { return strconv.Itoa(n) }

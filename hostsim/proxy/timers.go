@@ -12,6 +12,8 @@ type timers struct {
 	request  time.Time // request_timeout, until the request is complete
 	whole    time.Time // max_stream_duration
 	response time.Time // the route's timeout, from the complete request on
+	try      time.Time // per_try_timeout
+	tryIdle  time.Time // per_try_idle_timeout
 	idle     time.Duration
 	active   atomic.Int64 // when something moved last, in ns
 }
@@ -26,6 +28,7 @@ func (t *timers) start(m *hcm, now time.Time) {
 		return now.Add(d)
 	}
 	t.head, t.request, t.whole, t.response = in(m.headersTimeout), in(m.requestTimeout), in(m.maxStream), time.Time{}
+	t.try, t.tryIdle = time.Time{}, time.Time{}
 	t.idle = m.streamIdle
 	t.active.Store(now.UnixNano())
 }
@@ -39,7 +42,7 @@ func (t *timers) idleUntil() time.Time {
 
 // until is the earliest limit; zero is none.
 func (t *timers) until() time.Time {
-	return earliest(t.head, t.request, t.whole, t.response, t.idleUntil())
+	return earliest(t.head, t.request, t.whole, t.response, t.try, t.tryIdle, t.idleUntil())
 }
 
 func earliest(times ...time.Time) (first time.Time) {
@@ -68,7 +71,11 @@ func (s *stream) expired(now time.Time) *localReply {
 	case passed(t.request):
 		return &localReply{status: 408, body: "request timeout", details: "request_overall_timeout"}
 	case passed(t.response):
-		return upstreamTimeout()
+		return s.timedOut("response_timeout")
+	case passed(t.try):
+		return s.timedOut("upstream_per_try_timeout")
+	case passed(t.tryIdle):
+		return s.timedOut("upstream_per_try_idle_timeout")
 	case passed(t.whole):
 		return &localReply{status: status, body: "downstream duration timeout", details: "max_duration_timeout"}
 	case passed(t.idleUntil()):

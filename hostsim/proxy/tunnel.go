@@ -13,12 +13,10 @@ import (
 // tunnel relays both ways after a 101 until either side closes or nothing has
 // moved for the idle timeout. The 101 waits in conn.out.
 func (s *stream) tunnel(r *route, up *upstreamConn) {
-	s.hcm.stats.upgrades.Add(1)
-	s.hcm.stats.activeUpgrades.Add(1)
-	defer s.hcm.stats.activeUpgrades.Add(-1)
+	how := resetHere // who ends the connection to the upstream
 	defer func() {
 		s.upstream.Store(nil)
-		up.finish(false)
+		up.finish(how)
 		s.closing = true
 		s.body.done = true
 	}()
@@ -43,7 +41,11 @@ func (s *stream) tunnel(r *route, up *upstreamConn) {
 	wg.Go(func() {
 		t.end(t.relay(&s.conn.in, up.Conn, s.chain.requestData, s.decodeData, &s.bytesReceived, "downstream_remote_disconnect", "DC"))
 	})
-	t.end(t.relay(&up.in, s.conn.Conn, s.chain.responseData, s.encodeData, &s.bytesSent, "", ""))
+	details, flags := t.relay(&up.in, s.conn.Conn, s.chain.responseData, s.encodeData, &s.bytesSent, "", "")
+	if details == "" && !t.over.Load() {
+		how = resetByPeer
+	}
+	t.end(details, flags)
 	wg.Wait()
 }
 

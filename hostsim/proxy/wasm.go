@@ -221,10 +221,7 @@ func (w *wasmFilter) ClearRouteCache() { w.stream.clearRoute() }
 
 func (w *wasmFilter) SetProperty(path string, value []byte) abi.Status {
 	s := w.stream
-	if s.filterState == nil {
-		s.filterState = map[string]string{}
-	}
-	s.filterState["wasm."+path] = string(value)
+	s.setState("wasm."+path, stateObject{text: string(value)})
 	return abi.StatusOK
 }
 
@@ -272,14 +269,12 @@ func (b *builder) wasm(path string, c *wasmv3.PluginConfig) (filterFactory, erro
 		Environment:                 environment(v.GetEnvironmentVariables()),
 		AllowOnHeadersStopIteration: c.GetAllowOnHeadersStopIteration().GetValue(),
 	}
-	//lint:ignore SA1019 people still configure it
 	if r := c.GetCapabilityRestrictionConfig(); r != nil {
 		config.AllowedCapabilities = map[string]bool{}
 		for name := range r.GetAllowedCapabilities() {
 			config.AllowedCapabilities[name] = true
 		}
 	}
-	//lint:ignore SA1019 Envoy still obeys it, in its own way
 	failOpen := c.GetFailOpen()
 	switch {
 	case failOpen:

@@ -29,7 +29,8 @@ type commandLine struct {
 // runCommand has the flags of envoy, by Envoy's names.
 type runCommand struct {
 	ConfigPath        string `short:"c" placeholder:"FILE" help:"The bootstrap: .yaml, .yml or .json."`
-	ConfigYAML        string `name:"config-yaml" placeholder:"TEXT" help:"The bootstrap itself, instead of -c."`
+	ConfigYAML        string `name:"config-yaml" placeholder:"TEXT" help:"A bootstrap, merged into that of -c."`
+	IgnoreUnsupported bool   `help:"Warn of what is not simulated and cannot change a routing decision, instead of refusing it."`
 	Mode              string `enum:"serve,validate" default:"serve" help:"serve, or validate: check the bootstrap and exit."`
 	Concurrency       int    `placeholder:"N" help:"Number of workers, by default one for each CPU."`
 	AdminAddressPath  string `placeholder:"FILE" help:"Write the address of the admin server to this file."`
@@ -102,6 +103,9 @@ func (r *runCommand) run(stdout, stderr io.Writer) error {
 		Stdout:           stdout,
 		Stderr:           stderr,
 	}
+	for _, ignored := range cfg.Ignored() {
+		options.Logger.With("component", "config").Warn("ignored: " + ignored.Error())
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second signal ends the process without draining
@@ -122,16 +126,10 @@ func (r *runCommand) run(stdout, stderr io.Writer) error {
 }
 
 func (r *runCommand) load() (*hostsim.Config, error) {
-	switch {
-	case r.ConfigPath != "" && r.ConfigYAML != "":
-		return nil, errors.New("-c and --config-yaml cannot be merged, use one of them")
-	case r.ConfigPath != "":
-		return hostsim.Load(r.ConfigPath)
-	case r.ConfigYAML != "":
-		return hostsim.Parse("--config-yaml", []byte(r.ConfigYAML))
-	default:
+	if r.ConfigPath == "" && r.ConfigYAML == "" {
 		return nil, errors.New("no bootstrap, use -c FILE")
 	}
+	return hostsim.Source{File: r.ConfigPath, YAML: r.ConfigYAML, IgnoreUnsupported: r.IgnoreUnsupported}.Load()
 }
 
 // cacheDir is where compiled plugins are kept between runs, "" if there is no place.

@@ -1,0 +1,353 @@
+package proxy
+
+import (
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	"google.golang.org/protobuf/types/known/structpb"
+)
+
+// This file chooses hosts, as Envoy's load_balancer_impl.cc and
+// subset_lb.cc do: first a priority, then healthy, degraded or all hosts, and
+// then one of them by the policy.
+
+type health int
+
+const (
+	healthy health = iota
+	degraded
+	unhealthy
+	excluded // unhealthy, and not counted among all
+)
+
+// balancing is how a cluster chooses among its hosts.
+type balancing struct {
+	policy     clusterv3.Cluster_LbPolicy
+	choices    int         // least request compares this many hosts
+	threads    int         // workers and the main thread
+	panicBelow uint32      // % of healthy hosts below which health is ignored
+	subsets    *subsetting // nil: none
+}
+
+// hostSet is a set of hosts in the order of their priorities, and how much
+// goes to each. It is immutable.
+type hostSet struct {
+	all        []*host
+	priorities []hostPriority
+	subsets    map[string]*hostSet // by their labels, see labels.key
+	fallback   *hostSet            // the default subset
+}
+
+type hostPriority struct {
+	groups    [2]*hostGroup // healthy, degraded
+	all       *hostGroup
+	load      [2]uint32 // % of the requests that go to each of groups
+	panic     bool
+	total     uint32    // hosts, without those excluded
+	available [2]uint32 // %, with what is overprovided
+}
+
+// hostGroup is hosts among which a policy chooses.
+type hostGroup struct {
+	hosts    []*host
+	weighted bool
+	next     atomic.Uint32
+
+	mu       sync.Mutex
+	now      float64
+	deadline []float64 // of each host: when it is its turn again
+	order    []uint64  // breaks ties, first come first served
+	turns    uint64
+}
+
+func (b *balancing) hostSet(hosts []*host, stats *clusterStats) *hostSet {
+	set := b.plainSet(hosts)
+	if b.subsets != nil {
+		b.subsets.build(b, set, stats)
+	}
+	return set
+}
+
+func (b *balancing) plainSet(hosts []*host) *hostSet {
+	set := &hostSet{all: hosts}
+	last := 0
+	for _, h := range hosts {
+		last = max(last, h.priority)
+	}
+	for p := range last + 1 {
+		var all []*host
+		var groups [2][]*host
+		total := uint32(0)
+		for _, h := range hosts {
+			if h.priority != p {
+				continue
+			}
+			all = append(all, h)
+			if h.health != excluded {
+				total++
+			}
+			if h.health < unhealthy {
+				groups[h.health] = append(groups[h.health], h)
+			}
+		}
+		set.priorities = append(set.priorities, hostPriority{
+			groups: [2]*hostGroup{newHostGroup(groups[0]), newHostGroup(groups[1])}, all: newHostGroup(all),
+			total: total,
+		})
+	}
+	b.distribute(set)
+	return set
+}
+
+// distribute is LoadBalancerBase::recalculatePerPriorityState.
+func (b *balancing) distribute(set *hostSet) {
+	const overprovisioning = 140 // %
+	available := uint32(0)
+	for i := range set.priorities {
+		p := &set.priorities[i]
+		for g := range p.groups {
+			if p.total > 0 {
+				p.available[g] = min(100, overprovisioning*uint32(len(p.groups[g].hosts))/p.total)
+			}
+			available += p.available[g]
+		}
+	}
+	available = min(100, available)
+	left := uint32(100)
+	for g := range 2 {
+		for i := range set.priorities {
+			p := &set.priorities[i]
+			if available > 0 {
+				p.load[g] = min(left, p.available[g]*100/available)
+				left -= p.load[g]
+			}
+		}
+	}
+	if left > 0 && available > 0 { // what rounding left
+		for i := range set.priorities {
+			p := &set.priorities[i]
+			if g := slices.IndexFunc(p.available[:], func(n uint32) bool { return n > 0 }); g >= 0 {
+				p.load[g] += left
+				break
+			}
+		}
+	}
+	if b.panicBelow == 0 && available == 0 {
+		set.priorities[0].load[0] = 100 // somebody has to say that there is nobody
+		return
+	}
+	allPanic := true
+	total := uint32(0)
+	for i := range set.priorities {
+		p := &set.priorities[i]
+		p.panic = available < 100 && b.inPanic(p)
+		allPanic = allPanic && p.panic
+		total += p.total
+	}
+	if !allPanic {
+		return
+	}
+	left = 100
+	for i := range set.priorities {
+		p := &set.priorities[i]
+		p.load = [2]uint32{}
+		if total > 0 {
+			p.load[0] = p.total * 100 / total
+		}
+		left -= p.load[0]
+	}
+	for i := range set.priorities {
+		if p := &set.priorities[i]; p.total > 0 || total == 0 {
+			p.load[0] += left
+			break
+		}
+	}
+}
+
+func (b *balancing) inPanic(p *hostPriority) bool {
+	if p.total == 0 {
+		return b.panicBelow > 0
+	}
+	share := func(n int) uint32 { return uint32(n) * 100 / p.total }
+	return share(len(p.groups[healthy].hosts))+share(len(p.groups[degraded].hosts)) < b.panicBelow
+}
+
+// last is the lowest priority there is.
+func (s *hostSet) last() int {
+	if s == nil {
+		return 0
+	}
+	return len(s.priorities) - 1
+}
+
+// at gives the hosts of a priority.
+func (s *hostSet) at(priority int) []*host {
+	if s == nil || priority >= len(s.priorities) {
+		return nil
+	}
+	return s.priorities[priority].all.hosts
+}
+
+func (s *hostSet) count(h health) int {
+	n := 0
+	for _, host := range s.all {
+		if host.health == h {
+			n++
+		}
+	}
+	return n
+}
+
+func newHostGroup(hosts []*host) *hostGroup {
+	g := &hostGroup{hosts: hosts}
+	for _, h := range hosts {
+		g.weighted = g.weighted || h.weight != hosts[0].weight
+	}
+	if g.weighted {
+		g.deadline, g.order = make([]float64, len(hosts)), make([]uint64, len(hosts))
+		for i, h := range hosts {
+			g.deadline[i], g.order[i] = 1/float64(h.weight), g.turns
+			g.turns++
+		}
+	}
+	return g
+}
+
+// pick chooses a host for a request with these labels; nil if there is none.
+// Hosts for which refuse is true are taken only after attempts times.
+func (c *cluster) pick(want labels, refuse func(*host) bool, attempts int) *host {
+	set := c.hosts.Load()
+	for n := 0; ; n++ {
+		h := c.balancing.pick(set, want, c.stats)
+		if h == nil || refuse == nil || n >= attempts || !refuse(h) {
+			return h
+		}
+	}
+}
+
+func (b *balancing) pick(set *hostSet, want labels, stats *clusterStats) *host {
+	if b.subsets != nil {
+		return b.subsets.pick(b, set, want, stats)
+	}
+	return b.from(set, stats)
+}
+
+// from chooses a host of a set without a look at labels.
+func (b *balancing) from(set *hostSet, stats *clusterStats) *host {
+	p, g := &set.priorities[0], 0
+	if p.load[0] < 100 {
+		n := rand.Uint32N(100) + 1
+	search:
+		for g = range 2 {
+			for i := range set.priorities {
+				p = &set.priorities[i]
+				if n <= p.load[g] {
+					break search
+				}
+				n -= p.load[g]
+			}
+		}
+	}
+	group := p.groups[g]
+	if p.panic {
+		stats.lbPanic.Add(1)
+		group = p.all
+	}
+	return b.among(group)
+}
+
+// among chooses by the policy.
+func (b *balancing) among(g *hostGroup) *host {
+	n := uint32(len(g.hosts))
+	switch {
+	case n == 0:
+		return nil
+	case b.policy == clusterv3.Cluster_RANDOM: // whatever the weights
+		return g.hosts[rand.Uint32N(n)]
+	case g.weighted:
+		return g.turn(b.policy == clusterv3.Cluster_LEAST_REQUEST)
+	case b.policy == clusterv3.Cluster_LEAST_REQUEST:
+		best := g.hosts[rand.Uint32N(n)]
+		for range b.choices - 1 {
+			if h := g.hosts[rand.Uint32N(n)]; h.active.Load() < best.active.Load() {
+				best = h
+			}
+		}
+		return best
+	}
+	return g.hosts[(g.next.Add(1)-1)%n]
+}
+
+// turn takes the host with the earliest deadline and gives it its next one
+// (EdfScheduler). A busy host's next turn comes later, if that is asked for.
+func (g *hostGroup) turn(busyLater bool) *host {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	first := 0
+	for i := range g.hosts {
+		if g.deadline[i] < g.deadline[first] || g.deadline[i] == g.deadline[first] && g.order[i] < g.order[first] {
+			first = i
+		}
+	}
+	h := g.hosts[first]
+	weight := float64(h.weight)
+	if busyLater {
+		weight /= float64(h.active.Load() + 1)
+	}
+	g.now = g.deadline[first]
+	g.deadline[first], g.order[first] = g.now+1/weight, g.turns
+	g.turns++
+	return h
+}
+
+func (b *builder) balancing(path string, c *clusterv3.Cluster) (balancing, error) {
+	lb := balancing{policy: c.GetLbPolicy(), choices: 2, panicBelow: 50, threads: b.server.options.Concurrency + 1}
+	if v := c.GetLeastRequestLbConfig().GetChoiceCount(); v != nil {
+		lb.choices = int(v.GetValue())
+	}
+	if v := c.GetCommonLbConfig().GetHealthyPanicThreshold(); v != nil {
+		lb.panicBelow = min(100, uint32(v.GetValue()))
+	}
+	if c.GetLbSubsetConfig() != nil && len(c.GetLbSubsetConfig().GetSubsetSelectors()) > 0 {
+		lb.subsets = newSubsetting(c.GetLbSubsetConfig())
+	}
+	return lb, nil
+}
+
+// labels are what a request asks of a host's envoy.lb metadata, in the order
+// of their keys.
+type labels []label
+
+type label struct {
+	key   string
+	value *structpb.Value
+}
+
+// labelsOf reads envoy.lb metadata.
+func labelsOf(m *structpb.Struct) labels {
+	var list labels
+	for key, value := range m.GetFields() {
+		list = append(list, label{key, value})
+	}
+	slices.SortFunc(list, func(a, b label) int { return strings.Compare(a.key, b.key) })
+	return list
+}
+
+// with gives the labels with those of more, which count where both have one.
+func (l labels) with(more labels) labels {
+	if len(more) == 0 {
+		return l
+	}
+	merged := slices.Clone(more)
+	for _, x := range l {
+		if !slices.ContainsFunc(more, func(y label) bool { return y.key == x.key }) {
+			merged = append(merged, x)
+		}
+	}
+	slices.SortFunc(merged, func(a, b label) int { return strings.Compare(a.key, b.key) })
+	return merged
+}

@@ -1,0 +1,80 @@
+package proxy
+
+// meter counts what a stream takes on the downstream connection.
+type meter struct {
+	head           []byte // as it was received
+	headSent       int
+	consumed, sent int64 // of the connection, before the stream
+}
+
+func (m *meter) begin(c *connection) {
+	*m = meter{consumed: c.in.consumed, sent: c.flushed + int64(len(c.out))}
+}
+
+// received notes the head and returns it.
+func (m *meter) received(head []byte) []byte {
+	m.head = head
+	return head
+}
+
+// fieldsReceived are the header lines as Envoy counts them: names and values
+// and three bytes for each, without optional white space.
+func (m *meter) fieldsReceived() int64 {
+	n := int64(0)
+	lines := m.head
+	for first := true; len(lines) > 0; first = false {
+		end := 0
+		for end < len(lines) && lines[end] != '\n' {
+			end++
+		}
+		line := lines[:end]
+		lines = lines[min(end+1, len(lines)):]
+		colon := 0
+		for colon < len(line) && line[colon] != ':' {
+			colon++
+		}
+		if first || colon == len(line) {
+			continue
+		}
+		n += int64(colon + len(trim(line[colon+1:])) + 3)
+	}
+	return n
+}
+
+// trim cuts SP, HTAB and CR at both ends.
+func trim(b []byte) []byte {
+	blank := func(c byte) bool { return c == ' ' || c == '\t' || c == '\r' }
+	for len(b) > 0 && blank(b[0]) {
+		b = b[1:]
+	}
+	for len(b) > 0 && blank(b[len(b)-1]) {
+		b = b[:len(b)-1]
+	}
+	return b
+}
+
+// fieldsSent is the head that was sent, without status line and empty line.
+func (s *stream) fieldsSent() int64 {
+	if s.meter.headSent == 0 {
+		return 0
+	}
+	status := s.response.value(":status")
+	return int64(s.meter.headSent - len("HTTP/1.1 ") - len(status) - len(" ") - len(reasonPhrase(status)) - 2*len("\r\n"))
+}
+
+// wireReceived also counts what had come of a request that was not read to
+// its end.
+func (s *stream) wireReceived() int64 {
+	n := s.conn.in.consumed - s.meter.consumed
+	if !s.body.done {
+		n += int64(len(s.conn.in.buffered()))
+	}
+	return n
+}
+
+func (s *stream) wireSent() int64 {
+	if s.status == 101 { // what is tunnelled does not go through the buffer
+		return int64(s.meter.headSent) + s.bytesSent.Load()
+	}
+	return s.conn.flushed + int64(len(s.conn.out)) - s.meter.sent
+}

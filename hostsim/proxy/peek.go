@@ -1,0 +1,62 @@
+package proxy
+
+import (
+	"net"
+	"syscall"
+)
+
+// peeked is what a look at a connection found.
+type peeked int
+
+const (
+	nothing peeked = iota
+	ended          // the peer has closed it
+	noise          // the peer has sent something
+)
+
+// peeker looks at what a connection would give without reading it, and without
+// waiting.
+type peeker struct {
+	raw  syscall.RawConn
+	peek func(fd uintptr) bool // made once
+	one  [1]byte
+	seen peeked
+}
+
+func (p *peeker) init(c net.Conn) error {
+	p.peek = p.peekFD
+	var err error
+	p.raw, err = c.(syscall.Conn).SyscallConn()
+	return err
+}
+
+func (p *peeker) look() peeked {
+	p.seen = ended
+	p.raw.Read(p.peek) // fails where it is closed
+	return p.seen
+}
+
+func (p *peeker) peekFD(fd uintptr) bool {
+	switch n, _, err := syscall.Recvfrom(int(fd), p.one[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT); {
+	case err == syscall.EAGAIN:
+		p.seen = nothing
+	case n > 0:
+		p.seen = noise
+	}
+	return true
+}
+
+// drain reads and drops what has come already, up to most bytes.
+func (p *peeker) drain(most int) {
+	p.raw.Read(func(fd uintptr) bool {
+		buf := make([]byte, 64<<10)
+		for most > 0 {
+			n, _, err := syscall.Recvfrom(int(fd), buf, syscall.MSG_DONTWAIT)
+			if n <= 0 || err != nil {
+				break
+			}
+			most -= n
+		}
+		return true
+	})
+}

@@ -1,0 +1,452 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+// This file is Envoy's HTTP/1.1 connection pool (conn_pool_base.cc): which
+// request gets which connection, which ones wait, and which are refused.
+
+// breaker holds the circuit breaker thresholds of one routing priority, and
+// what they are compared with, over all hosts of the cluster.
+type breaker struct {
+	maxConnections, maxPending, maxRequests, maxRetries int64
+	budget                                              *retryBudget // instead of maxRetries
+
+	connections, pending, requests, retries atomic.Int64
+}
+
+// retryBudget limits retries to a share of the requests under way.
+type retryBudget struct {
+	percent float64
+	least   int64
+}
+
+// take counts one more, unless there are as many as there may be.
+func take(n *atomic.Int64, most int64) bool {
+	if n.Add(1) <= most {
+		return true
+	}
+	n.Add(-1)
+	return false
+}
+
+// mayRetry says whether one more retry may be under way.
+func (b *breaker) mayRetry() bool {
+	most := b.maxRetries
+	if b.budget != nil {
+		under := b.requests.Load() + b.pending.Load()
+		most = max(b.budget.least, int64(b.budget.percent/100*float64(under)))
+	}
+	return b.retries.Load() < most
+}
+
+// pool is the connections to one host for one routing priority.
+type pool struct {
+	host    *host
+	breaker *breaker
+
+	mu         sync.Mutex
+	idle       []*upstreamConn // the one used last at the end; it is used next
+	waiting    []*waiter       // requests without a connection, the oldest first
+	connecting int             // connections being made
+	open       int             // connections, also those being made
+	sweeping   bool            // a timer will look for connections idle too long
+	closed     bool
+}
+
+// waiter is a request in the pending queue. Whoever takes it out of the queue
+// gives it a connection or an error, once.
+type waiter struct{ given chan given }
+
+type given struct {
+	conn *upstreamConn
+	err  error
+}
+
+// upstreamConn is a connection of a pool, owned by one request at a time.
+type upstreamConn struct {
+	net.Conn
+	pool *pool
+	host *host
+	in   input
+	out  []byte
+
+	uses      int       // requests so far
+	idleSince time.Time // when it was given back
+
+	peeker // an idle connection has nothing to say
+
+	early    []byte           // what goes upstream behind a 101
+	uploaded chan *localReply // how the upload ended, where one runs
+}
+
+var (
+	errQueueFull = errors.New("overflow") // the pending queue is full
+	errOverflow  = errors.New("overflow") // too many requests are under way
+	errClosing   = errors.New("the server closes")
+)
+
+// connectError is a connection that could not be made.
+type connectError struct {
+	timeout bool
+	cause   string // as strerror says it
+}
+
+func (e *connectError) Error() string {
+	if e.timeout {
+		return "connection timeout"
+	}
+	return "remote connection failure"
+}
+
+// acquire gives a connection for the stream's request: an idle one, or the
+// first that becomes free, be it one that is made for the request or one that
+// another request gives back.
+func (p *pool) acquire(s *stream) (*upstreamConn, error) {
+	if p.breaker.connections.Load() >= p.breaker.maxConnections {
+		p.host.cluster.dropDead() // Envoy hears of their end at once
+	}
+	stats := p.host.cluster.stats
+	p.mu.Lock()
+	for len(p.idle) > 0 {
+		conn := p.popIdle()
+		if conn.look() != nothing {
+			p.drop(conn)
+			continue
+		}
+		err := p.attach(conn)
+		if err != nil {
+			p.idle = append(p.idle, conn)
+			conn = nil
+		}
+		p.mu.Unlock()
+		return conn, err
+	}
+	if !take(&p.breaker.pending, p.breaker.maxPending) {
+		p.mu.Unlock()
+		stats.pendingOverflow.Add(1)
+		return nil, errQueueFull
+	}
+	stats.pendingTotal.Add(1)
+	stats.pendingActive.Add(1)
+	w := &s.waiter
+	if w.given == nil {
+		w.given = make(chan given, 1)
+	}
+	p.waiting = append(p.waiting, w)
+	p.connect()
+	p.mu.Unlock()
+	return p.await(s, w)
+}
+
+// attach makes an idle or new connection serve a request. The lock is held.
+func (p *pool) attach(conn *upstreamConn) error {
+	stats := p.host.cluster.stats
+	if !take(&p.breaker.requests, p.breaker.maxRequests) {
+		stats.activeOverflow.Add(1)
+		return errOverflow
+	}
+	p.host.active.Add(1)
+	stats.rqTotal.Add(1)
+	stats.rqActive.Add(1)
+	if conn.uses++; conn.last() {
+		stats.cxMaxRequests.Add(1)
+	}
+	return nil
+}
+
+// last says that the connection serves no further request.
+func (u *upstreamConn) last() bool {
+	most := u.host.cluster.maxUses
+	return most > 0 && u.uses >= most
+}
+
+// connect makes connections until there are as many as requests that wait. A
+// pool without any gets one whatever the circuit breaker says, so that its
+// requests do not wait for ever. The lock is held.
+func (p *pool) connect() {
+	stats := p.host.cluster.stats
+	for range 3 {
+		if p.connecting >= len(p.waiting) {
+			return
+		}
+		allowed := take(&p.breaker.connections, p.breaker.maxConnections)
+		if !allowed {
+			stats.cxOverflow.Add(1)
+			if p.open > 0 {
+				return
+			}
+			p.breaker.connections.Add(1)
+		}
+		p.open++
+		p.connecting++
+		stats.cxTotal.Add(1)
+		stats.cxActive.Add(1)
+		stats.cxHTTP1.Add(1)
+		go p.dial()
+		if !allowed {
+			return
+		}
+	}
+}
+
+// dial makes one connection. If that fails, every request that waits fails.
+func (p *pool) dial() {
+	c := p.host.cluster
+	ctx, cancel := context.WithTimeout(c.ctx, c.connectTimeout)
+	defer cancel()
+	up, err := p.host.dial(ctx)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.connecting--
+	if err == nil {
+		up.pool = p
+		p.ready(up)
+		return
+	}
+	p.forget()
+	c.stats.cxConnectFail.Add(1)
+	if err.timeout {
+		c.stats.cxConnectTimeout.Add(1)
+		c.stats.destroyed(resetHere, false)
+	} else {
+		c.stats.destroyed(resetByPeer, false)
+	}
+	for _, w := range p.waiting {
+		p.dequeued()
+		c.stats.pendingEject.Add(1)
+		w.given <- given{nil, err}
+	}
+	clear(p.waiting)
+	p.waiting = p.waiting[:0]
+}
+
+func (h *host) dial(ctx context.Context) (*upstreamConn, *connectError) {
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "tcp", h.dialAddress())
+	if err != nil {
+		var ne net.Error
+		if errors.As(err, &ne) && ne.Timeout() || errors.Is(err, context.DeadlineExceeded) {
+			return nil, &connectError{timeout: true}
+		}
+		var errno syscall.Errno
+		if errors.As(err, &errno) {
+			text := errno.Error() // strerror's, but for the first letter
+			return nil, &connectError{cause: strings.ToUpper(text[:1]) + text[1:]}
+		}
+		return nil, &connectError{}
+	}
+	up := &upstreamConn{Conn: conn, host: h}
+	up.in.conn = conn
+	if err := up.init(conn); err != nil {
+		conn.Close()
+		return nil, &connectError{}
+	}
+	return up, nil
+}
+
+// ready gives a connection to the request that has waited longest, or keeps
+// it. The lock is held.
+func (p *pool) ready(conn *upstreamConn) {
+	for len(p.waiting) > 0 {
+		w := p.waiting[0]
+		p.waiting = append(p.waiting[:0], p.waiting[1:]...)
+		p.dequeued()
+		if err := p.attach(conn); err != nil {
+			w.given <- given{nil, err}
+			continue
+		}
+		w.given <- given{conn, nil}
+		p.connect()
+		return
+	}
+	if p.closed {
+		p.drop(conn)
+		return
+	}
+	conn.idleSince = time.Now()
+	p.idle = append(p.idle, conn)
+	if wait := p.host.cluster.idleTimeout; wait > 0 && !p.sweeping {
+		p.sweeping = true
+		time.AfterFunc(wait, p.sweep)
+	}
+}
+
+func (p *pool) dequeued() {
+	p.breaker.pending.Add(-1)
+	p.host.cluster.stats.pendingActive.Add(-1)
+}
+
+// await waits in the pending queue for as long as the client does.
+func (p *pool) await(s *stream, w *waiter) (*upstreamConn, error) {
+	limit := s.limit()
+	timer := time.NewTimer(time.Until(earliest(limit, time.Now().Add(patience))))
+	defer timer.Stop()
+	closing := s.conn.server.closing
+	select {
+	case g := <-w.given:
+		return g.conn, g.err
+	case <-closing:
+		return nil, p.leave(w, errClosing)
+	case <-timer.C:
+	}
+	gone := s.conn.watch()
+	defer s.conn.unwatch()
+	var expired <-chan time.Time
+	if !limit.IsZero() {
+		timer.Reset(time.Until(limit))
+		expired = timer.C
+	}
+	select {
+	case g := <-w.given:
+		return g.conn, g.err
+	case <-expired:
+		return nil, p.leave(w, os.ErrDeadlineExceeded)
+	case <-gone:
+		return nil, p.leave(w, errDownstream)
+	case <-closing:
+		return nil, p.leave(w, errClosing)
+	}
+}
+
+// leave ends the wait of a request that no longer needs a connection.
+func (p *pool) leave(w *waiter, why error) error {
+	p.host.cluster.stats.cancelled.Add(1)
+	p.mu.Lock()
+	for i := range p.waiting {
+		if p.waiting[i] == w {
+			p.waiting = append(p.waiting[:i], p.waiting[i+1:]...)
+			p.dequeued()
+			p.mu.Unlock()
+			return why
+		}
+	}
+	p.mu.Unlock()
+	if g := <-w.given; g.conn != nil { // too late: it was given one
+		g.conn.finish(kept)
+	}
+	return why
+}
+
+// ending is how a request let go of its connection.
+type ending int
+
+const (
+	kept        ending = iota // it serves another request
+	answered                  // all is said, but it cannot be used again
+	resetHere                 // closed by us, in the middle of a request
+	resetByPeer               // closed by the peer in the middle of a request
+)
+
+// finish gives the connection back to its pool, or closes it.
+func (u *upstreamConn) finish(how ending) {
+	p, stats := u.pool, u.host.cluster.stats
+	p.breaker.requests.Add(-1)
+	u.host.active.Add(-1)
+	stats.rqActive.Add(-1)
+	if how == kept && (u.last() || len(u.in.buffered()) > 0) {
+		if len(u.in.buffered()) > 0 {
+			stats.cxProtocolError.Add(1)
+		}
+		how = answered
+	}
+	if how != kept {
+		u.Close()
+		p.mu.Lock()
+		p.forget()
+		stats.destroyed(how, how == resetHere || how == resetByPeer)
+		p.connect()
+		p.mu.Unlock()
+		return
+	}
+	u.SetDeadline(time.Time{})
+	p.mu.Lock()
+	p.ready(u)
+	p.mu.Unlock()
+}
+
+// forget takes a connection that is closed out of the count. The lock is held.
+func (p *pool) forget() {
+	p.open--
+	p.breaker.connections.Add(-1)
+	p.host.cluster.stats.cxActive.Add(-1)
+}
+
+// popIdle takes the connection that was used last. The lock is held.
+func (p *pool) popIdle() *upstreamConn {
+	n := len(p.idle) - 1
+	conn := p.idle[n]
+	p.idle[n] = nil
+	p.idle = p.idle[:n]
+	return conn
+}
+
+// drop closes an idle connection, for what look found or for its age. The
+// lock is held.
+func (p *pool) drop(conn *upstreamConn) {
+	stats := p.host.cluster.stats
+	how := answered
+	switch conn.seen {
+	case ended:
+		how = resetByPeer
+	case noise:
+		stats.cxProtocolError.Add(1)
+	}
+	conn.Close()
+	p.forget()
+	stats.destroyed(how, false)
+}
+
+// dropDead closes the idle connections that their peers have closed.
+func (p *pool) dropDead() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	open := p.idle[:0]
+	for _, conn := range p.idle {
+		if conn.look() == nothing {
+			open = append(open, conn)
+		} else {
+			p.drop(conn)
+		}
+	}
+	clear(p.idle[len(open):])
+	p.idle = open
+}
+
+// sweep closes the connections that nobody has used for the idle timeout.
+func (p *pool) sweep() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.sweeping = false
+	c := p.host.cluster
+	old := 0
+	for old < len(p.idle) && time.Since(p.idle[old].idleSince) >= c.idleTimeout {
+		c.stats.cxIdleTimeout.Add(1)
+		p.drop(p.idle[old])
+		old++
+	}
+	p.idle = append(p.idle[:0], p.idle[old:]...)
+	if len(p.idle) > 0 && !p.closed {
+		p.sweeping = true
+		time.AfterFunc(c.idleTimeout-time.Since(p.idle[0].idleSince), p.sweep)
+	}
+}
+
+// close closes what is idle now and what is given back later.
+func (p *pool) close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.closed = true
+	for len(p.idle) > 0 {
+		p.drop(p.popIdle())
+	}
+}

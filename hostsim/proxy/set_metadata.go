@@ -1,0 +1,51 @@
+package proxy
+
+import (
+	metadatav3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/set_metadata/v3"
+	"google.golang.org/protobuf/types/known/structpb"
+)
+
+// setMetadataFilter is envoy.filters.http.set_metadata.
+type setMetadataFilter struct {
+	passive
+	stream  *stream
+	factory *setMetadataFactory
+}
+
+type setMetadataFactory struct {
+	headersOnly
+	entries []setMetadataEntry
+}
+
+type setMetadataEntry struct {
+	namespace string
+	fields    *structpb.Struct
+	overwrite bool
+}
+
+func (f *setMetadataFactory) newFilter(s *stream) httpFilter {
+	return &setMetadataFilter{stream: s, factory: f}
+}
+
+func (f *setMetadataFilter) decodeHeaders(bool) status {
+	for _, e := range f.factory.entries {
+		if _, there := f.stream.metadata[e.namespace]; !there || e.overwrite {
+			f.stream.mergeMetadata(e.namespace, e.fields)
+		}
+	}
+	return goOn
+}
+
+func (b *builder) setMetadata(path string, c *metadatav3.Config) (filterFactory, error) {
+	f := &setMetadataFactory{}
+	if c.GetValue() != nil && c.GetMetadataNamespace() != "" {
+		f.entries = append(f.entries, setMetadataEntry{c.GetMetadataNamespace(), c.GetValue(), true})
+	}
+	for i, m := range c.GetMetadata() {
+		if m.GetTypedValue() != nil {
+			return nil, b.boot.Unsupported(at(path, "metadata", i)+".typed_value", "typed metadata")
+		}
+		f.entries = append(f.entries, setMetadataEntry{m.GetMetadataNamespace(), m.GetValue(), m.GetAllowOverwrite()})
+	}
+	return f, nil
+}

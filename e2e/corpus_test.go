@@ -135,7 +135,7 @@ func testCorpus(t *testing.T, p *proxy) {
 
 // hostsim gives what Envoy gives: the upstream, the status, the flow of bytes,
 // what the upstream received and what the client got.
-func TestNodiff(t *testing.T) {
+func TestNodiffCorpus(t *testing.T) {
 	corpus := readCorpus(t)
 	for _, file := range bootstraps {
 		t.Run(filepath.Base(file), func(t *testing.T) {

@@ -17,21 +17,22 @@ import (
 // imports are the packages of this module with what each may import besides
 // the standard library: these packages of the module, and these other modules.
 var imports = map[string][]string{
-	"switchyard/filter":              {},
-	"switchyard/filter/plugin":       {"switchyard/filter", "github.com/proxy-wasm/proxy-wasm-go-sdk"},
-	"switchyard/hostsim/abi":         {},
-	"switchyard/hostsim/vm":          {"switchyard/hostsim/abi", "github.com/tetratelabs/wazero"},
-	"switchyard/hostsim/bootstrap":   {"github.com/envoyproxy/go-control-plane", "github.com/envoyproxy/protoc-gen-validate", "github.com/cncf/xds", "google.golang.org/protobuf", "go.yaml.in/yaml"},
-	"switchyard/hostsim/patch":       {"switchyard/hostsim/bootstrap", "istio.io/api", "google.golang.org/protobuf"},
-	"switchyard/hostsim/foreign":     {"switchyard/hostsim/abi", "cel.dev/cel-go", "google.golang.org/protobuf"},
-	"switchyard/hostsim/proxy":       {"switchyard/hostsim/vm", "switchyard/hostsim/abi", "switchyard/hostsim/bootstrap", "switchyard/hostsim/foreign", "github.com/envoyproxy/go-control-plane", "google.golang.org/protobuf", "google.golang.org/grpc", "golang.org/x/net", "cel.dev/cel-go"},
-	"switchyard/hostsim/admin":       {"switchyard/hostsim/proxy"},
-	"switchyard/hostsim":             {"switchyard/hostsim/abi", "switchyard/hostsim/vm", "switchyard/hostsim/bootstrap", "switchyard/hostsim/patch", "switchyard/hostsim/foreign", "switchyard/hostsim/proxy", "switchyard/hostsim/admin"},
-	"switchyard/hostsim/hostsimtest": {"switchyard/hostsim"},
-	"switchyard/hostsim/cmd/hostsim": {"switchyard/hostsim", "github.com/alecthomas/kong"},
-	"switchyard/envoy":               {},
-	"switchyard/e2e":                 {},
-	"switchyard/e2e/demo":            {"switchyard/envoy", "github.com/coder/websocket", "go.yaml.in/yaml"},
+	"switchyard/filter":                    {},
+	"switchyard/filter/plugin":             {"switchyard/filter", "github.com/tetratelabs/proxy-wasm-go-sdk"},
+	"switchyard/filter/plugin/trimexports": {},
+	"switchyard/hostsim/abi":               {},
+	"switchyard/hostsim/vm":                {"switchyard/hostsim/abi", "github.com/tetratelabs/wazero"},
+	"switchyard/hostsim/bootstrap":         {"github.com/envoyproxy/go-control-plane", "github.com/envoyproxy/protoc-gen-validate", "github.com/cncf/xds", "google.golang.org/protobuf", "go.yaml.in/yaml"},
+	"switchyard/hostsim/patch":             {"switchyard/hostsim/bootstrap", "istio.io/api", "google.golang.org/protobuf"},
+	"switchyard/hostsim/foreign":           {"switchyard/hostsim/abi", "cel.dev/cel-go", "google.golang.org/protobuf"},
+	"switchyard/hostsim/proxy":             {"switchyard/hostsim/vm", "switchyard/hostsim/abi", "switchyard/hostsim/bootstrap", "switchyard/hostsim/foreign", "github.com/envoyproxy/go-control-plane", "google.golang.org/protobuf", "google.golang.org/grpc", "golang.org/x/net", "cel.dev/cel-go"},
+	"switchyard/hostsim/admin":             {"switchyard/hostsim/proxy"},
+	"switchyard/hostsim":                   {"switchyard/hostsim/abi", "switchyard/hostsim/vm", "switchyard/hostsim/bootstrap", "switchyard/hostsim/patch", "switchyard/hostsim/foreign", "switchyard/hostsim/proxy", "switchyard/hostsim/admin"},
+	"switchyard/hostsim/hostsimtest":       {"switchyard/hostsim"},
+	"switchyard/hostsim/cmd/hostsim":       {"switchyard/hostsim", "github.com/alecthomas/kong"},
+	"switchyard/envoy":                     {},
+	"switchyard/e2e":                       {},
+	"switchyard/e2e/demo":                  {"switchyard/envoy", "github.com/coder/websocket", "go.yaml.in/yaml"},
 }
 
 // filter is compiled to wasm by two compilers: these make it several times as

@@ -99,7 +99,7 @@ func (e effect) Equal(o effect) bool {
 }
 
 func runNative(config *filter.Config, headers filter.HeaderMap) effect {
-	d := filter.Decide(config, headers)
+	d := filter.Decide(config, filter.Request{Headers: headers})
 	if d.Status != 0 {
 		return effect{status: d.Status, body: d.Body}
 	}

@@ -3,6 +3,7 @@ package e2e
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -65,11 +66,24 @@ func require(t *testing.T, p peer) string {
 	return abs
 }
 
-// A proxy is a running peer with two upstreams behind it.
+// A proxy is a running peer with upstreams behind it.
 type proxy struct {
 	name      string
-	addr      string // of its listener
+	addr      string            // of its listener, or of the first one
+	listeners map[string]string // addresses by name
+	admin     string            // address of the admin interface
+	log       *lockedBuffer     // what it wrote to stdout and stderr
 	upstreams *upstreams
+}
+
+// on returns the proxy as seen through the listener with that name.
+func (p *proxy) on(t *testing.T, listener string) *proxy {
+	t.Helper()
+	q := *p
+	if q.addr = p.listeners[listener]; q.addr == "" {
+		t.Fatalf("%s has no listener %q", p.name, listener)
+	}
+	return &q
 }
 
 // shipped returns the text of a file of package envoy.
@@ -92,34 +106,65 @@ func replace(t *testing.T, text, old, new string) string {
 	return strings.Replace(text, old, new, 1)
 }
 
-// start runs the peer on a bootstrap whose four ports are free ones, waits
-// until it listens, and kills it when the test ends. Its log is shown only if
-// the test failed.
+// start runs the peer on a bootstrap whose ports are free ones, waits until it
+// listens, and kills it when the test ends. Its log is shown only if the test
+// failed.
 func start(t *testing.T, p peer, bootstrap string) *proxy {
+	t.Helper()
+	return startOn(t, p, bootstrap, startUpstreams(t))
+}
+
+func startOn(t *testing.T, p peer, bootstrap string, u *upstreams) *proxy {
+	t.Helper()
+	dir := t.TempDir()
+	adminFile := filepath.Join(dir, "admin")
+	log, exited := run(t, p, bootstrap, u, dir, "--admin-address-path", adminFile)
+	addr, err := adminAddress(adminFile, exited)
+	if err != nil {
+		t.Fatalf("%s did not start: %v", p.name, err)
+	}
+	q := &proxy{name: p.name, admin: addr, log: log, upstreams: u, listeners: map[string]string{}}
+	if err := q.waitForListeners(exited); err != nil {
+		t.Fatalf("%s did not start: %v", p.name, err)
+	}
+	return q
+}
+
+// refuses runs the peer on a bootstrap that it must refuse, and returns what it
+// said before it exited.
+func refuses(t *testing.T, p peer, bootstrap string) string {
+	t.Helper()
+	log, exited := run(t, p, bootstrap, startUpstreams(t), t.TempDir())
+	select {
+	case <-exited:
+	case <-time.After(2 * time.Minute):
+		t.Errorf("%s started, want it to refuse the bootstrap", p.name)
+	}
+	return log.tail(200)
+}
+
+// run runs the peer. It closes exited when the process is gone.
+func run(t *testing.T, p peer, bootstrap string, u *upstreams, dir string, flags ...string) (log *lockedBuffer, exited chan struct{}) {
 	t.Helper()
 	binary := require(t, p)
 	require(t, plugin)
-	u := startUpstreams(t)
-	for _, port := range [][2]int{{10000, 0}, {9901, 0}, {8080, u.webPort}, {8081, u.websocketPort}} {
-		bootstrap = replace(t, bootstrap, fmt.Sprintf("port_value: %d\n", port[0]), fmt.Sprintf("port_value: %d\n", port[1]))
-	}
-	dir := t.TempDir()
-	file, adminFile := filepath.Join(dir, "bootstrap.yaml"), filepath.Join(dir, "admin")
+	bootstrap = u.replacePorts(t, bootstrap)
+	file := filepath.Join(dir, "bootstrap.yaml")
 	if err := os.WriteFile(file, []byte(bootstrap), 0o600); err != nil {
 		t.Fatal(err)
 	}
 
-	args := append(slices.Clone(p.args), "-c", file, "--admin-address-path", adminFile,
+	args := append(slices.Clone(p.args), "-c", file,
 		"--concurrency", "1", "--use-dynamic-base-id", "-l", "info", "--component-log-level", "wasm:debug")
-	cmd := exec.Command(binary, args...)
+	cmd := exec.Command(binary, append(args, flags...)...)
 	cmd.Dir = root
-	var log lockedBuffer
-	cmd.Stdout, cmd.Stderr = &log, &log
+	log = &lockedBuffer{}
+	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // so that the whole group can be killed
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	exited := make(chan struct{})
+	exited = make(chan struct{})
 	go func() {
 		_ = cmd.Wait()
 		close(exited)
@@ -132,70 +177,85 @@ func start(t *testing.T, p peer, bootstrap string) *proxy {
 			t.Logf("log of %s:\n%s", p.name, log.tail(200))
 		}
 	})
-
-	addr, err := listenerAddress(adminFile, exited)
-	if err != nil {
-		t.Fatalf("%s did not start: %v", p.name, err)
-	}
-	return &proxy{name: p.name, addr: addr, upstreams: u}
+	return log, exited
 }
 
-// listenerAddress asks the admin interface, as soon as there is one, for the
-// address of the only listener.
-func listenerAddress(adminFile string, exited <-chan struct{}) (string, error) {
+// errExited ends the wait for a process that will not come up any more.
+var errExited = errors.New("it exited")
+
+// await calls f until it returns nil, for two minutes at most and while the
+// process runs.
+func await(exited <-chan struct{}, f func() error) error {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	deadline := time.After(2 * time.Minute)
-	client := http.Client{Timeout: 5 * time.Second}
-	err := fmt.Errorf("no admin address yet")
 	for {
+		err := f()
+		if err == nil {
+			return nil
+		}
 		select {
 		case <-exited:
-			return "", fmt.Errorf("it exited")
+			return errExited
 		case <-deadline:
-			return "", err
+			return err
 		case <-tick.C:
-		}
-		var admin []byte
-		if admin, err = os.ReadFile(adminFile); err != nil || len(admin) == 0 {
-			continue
-		}
-		var addr string
-		if addr, err = onlyListener(&client, string(admin)); err == nil {
-			return addr, nil
 		}
 	}
 }
 
-func onlyListener(client *http.Client, admin string) (string, error) {
-	if _, err := get(client, "http://"+admin+"/ready"); err != nil {
-		return "", err
-	}
-	b, err := get(client, "http://"+admin+"/listeners?format=json")
-	if err != nil {
-		return "", err
-	}
-	var listeners struct {
-		Statuses []struct {
-			Address struct {
-				Socket struct {
-					Address string `json:"address"`
-					Port    int    `json:"port_value"`
-				} `json:"socket_address"`
-			} `json:"local_address"`
-		} `json:"listener_statuses"`
-	}
-	if err := json.Unmarshal(b, &listeners); err != nil {
-		return "", err
-	}
-	if len(listeners.Statuses) != 1 {
-		return "", fmt.Errorf("want one listener, got %s", b)
-	}
-	socket := listeners.Statuses[0].Address.Socket
-	if socket.Port == 0 {
-		return "", fmt.Errorf("the listener has no port yet: %s", b)
-	}
-	return fmt.Sprintf("%s:%d", socket.Address, socket.Port), nil
+// adminAddress reads the address that the peer writes as soon as it has one.
+func adminAddress(file string, exited <-chan struct{}) (addr string, err error) {
+	err = await(exited, func() error {
+		b, err := os.ReadFile(file)
+		if err == nil && len(b) == 0 {
+			err = errors.New("no admin address yet")
+		}
+		addr = string(b)
+		return err
+	})
+	return addr, err
+}
+
+// waitForListeners fills in the addresses of the listeners.
+func (p *proxy) waitForListeners(exited <-chan struct{}) error {
+	client := http.Client{Timeout: 5 * time.Second}
+	return await(exited, func() error {
+		if _, err := get(&client, "http://"+p.admin+"/ready"); err != nil {
+			return err
+		}
+		b, err := get(&client, "http://"+p.admin+"/listeners?format=json")
+		if err != nil {
+			return err
+		}
+		var listeners struct {
+			Statuses []struct {
+				Name    string `json:"name"`
+				Address struct {
+					Socket struct {
+						Address string `json:"address"`
+						Port    int    `json:"port_value"`
+					} `json:"socket_address"`
+				} `json:"local_address"`
+			} `json:"listener_statuses"`
+		}
+		if err := json.Unmarshal(b, &listeners); err != nil {
+			return err
+		}
+		if len(listeners.Statuses) == 0 {
+			return fmt.Errorf("no listener yet: %s", b)
+		}
+		for i, l := range listeners.Statuses {
+			if l.Address.Socket.Port == 0 {
+				return fmt.Errorf("a listener has no port yet: %s", b)
+			}
+			addr := fmt.Sprintf("%s:%d", l.Address.Socket.Address, l.Address.Socket.Port)
+			if p.listeners[l.Name] = addr; i == 0 {
+				p.addr = addr
+			}
+		}
+		return nil
+	})
 }
 
 func get(client *http.Client, url string) ([]byte, error) {
@@ -228,4 +288,11 @@ func (l *lockedBuffer) tail(lines int) string {
 	defer l.mu.Unlock()
 	all := strings.SplitAfter(l.b.String(), "\n")
 	return strings.Join(all[max(0, len(all)-lines):], "")
+}
+
+// String returns all that was written.
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
 }

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -15,16 +17,28 @@ import (
 
 // A received is one request as an upstream got it.
 type received struct {
-	Upstream string // "web" or "websocket"
+	Upstream string // its name in servers, such as "web" or "websocket"
 	Start    string
 	Fields   []string // field lines in wire order, names and values as they came
 	Content  string   // of a request to web
 }
 
-// upstreams are the two servers behind a proxy. They remember every request
-// under the id in its path, so that many tests can use them at once.
+// servers are the upstreams by the ports that the shipped files name.
+var servers = map[int]string{
+	8080: "web",
+	8081: "websocket",
+	8082: "live",
+	8083: "worker",
+	8084: "kubernetes",
+	8085: "docker",
+	8086: "tailscale",
+	8087: "http2",
+}
+
+// upstreams are the servers behind a proxy. They remember every request under
+// the id in its path, so that many tests can use them at once.
 type upstreams struct {
-	webPort, websocketPort int
+	ports map[int]int // what the ports in servers are replaced by
 
 	lastID atomic.Int64
 
@@ -32,13 +46,40 @@ type upstreams struct {
 	requests map[string][]*received
 }
 
-// startUpstreams listens on two free ports until the test ends.
+// startUpstreams listens on free ports until the test ends.
 func startUpstreams(t *testing.T) *upstreams {
-	u := &upstreams{requests: map[string][]*received{}}
-	u.webPort = serve(t, u.web)
-	u.websocketPort = serve(t, u.websocket)
+	u := &upstreams{ports: map[int]int{}, requests: map[string][]*received{}}
+	for port, name := range servers {
+		switch name {
+		case "web":
+			u.ports[port] = serve(t, u.web)
+		case "http2":
+			u.ports[port] = serveHTTP2(t)
+		default:
+			u.ports[port] = serve(t, func(c net.Conn, r *bufio.Reader) error { return u.switching(name, c, r) })
+		}
+	}
 	return u
 }
+
+// replacePorts gives the listeners and the admin interface of a bootstrap free
+// ports, and its clusters those of the upstreams.
+func (u *upstreams) replacePorts(t *testing.T, bootstrap string) string {
+	t.Helper()
+	return portValue.ReplaceAllStringFunc(bootstrap, func(line string) string {
+		port, err := strconv.Atoi(strings.TrimPrefix(line, "port_value: "))
+		if err != nil {
+			t.Fatal(err)
+		}
+		free, ok := u.ports[port]
+		if !ok && port != 0 && port != 9901 && port != 10000 {
+			t.Fatalf("the bootstrap has port %d, and no server is known for it", port)
+		}
+		return fmt.Sprintf("port_value: %d", free)
+	})
+}
+
+var portValue = regexp.MustCompile(`port_value: [0-9]+`)
 
 // received returns what arrived for an id.
 func (u *upstreams) received(id string) []received {
@@ -103,22 +144,36 @@ func (u *upstreams) web(c net.Conn, r *bufio.Reader) error {
 	}
 }
 
-// websocket does the server's side of the opening handshake (RFC 6455 4.2) and
-// then sends back every byte that it gets. What is no handshake gets 400, or
-// 426 for a version other than 13.
-func (u *upstreams) websocket(c net.Conn, r *bufio.Reader) error {
+// switching does the server's side of the opening handshake (RFC 6455 4.2), or
+// of whatever other protocol is offered alone (RFC 9110 7.8), and then sends
+// back every byte that it gets. What is no handshake gets 400, or 426 for a
+// version of WebSocket other than 13.
+func (u *upstreams) switching(name string, c net.Conn, r *bufio.Reader) error {
 	h, err := readHead(r)
 	if err != nil {
 		return err
 	}
-	u.record("websocket", h)
+	u.record(name, h)
 	refuse := func(status string) error {
 		_, err := fmt.Fprintf(c, "HTTP/1.1 %s\r\nSec-WebSocket-Version: 13\r\nConnection: close\r\nContent-Length: 0\r\n\r\n", status)
 		return err
 	}
+	switching := func(protocol, fields string) error {
+		if _, err := fmt.Fprintf(c, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: %s\r\nConnection: Upgrade\r\n%s\r\n", protocol, fields); err != nil {
+			return err
+		}
+		_, err := io.Copy(c, r)
+		return err
+	}
+	if !h.offers("connection", "upgrade") {
+		return refuse("400 Bad Request")
+	}
+	if offered := h.values("upgrade"); len(offered) == 1 && !strings.Contains(offered[0], ",") && lower(offered[0]) != "websocket" && name != "websocket" {
+		return switching(offered[0], "")
+	}
 	keys, versions := h.values("sec-websocket-key"), h.values("sec-websocket-version")
 	switch {
-	case !strings.HasPrefix(h.start, "GET ") || !h.offers("connection", "upgrade") || !h.offers("upgrade", "websocket"):
+	case !strings.HasPrefix(h.start, "GET ") || !h.offers("upgrade", "websocket"):
 		return refuse("400 Bad Request")
 	case len(versions) == 1 && versions[0] != "13":
 		return refuse("426 Upgrade Required")
@@ -128,13 +183,13 @@ func (u *upstreams) websocket(c net.Conn, r *bufio.Reader) error {
 	if nonce, err := base64.StdEncoding.DecodeString(keys[0]); err != nil || len(nonce) != 16 {
 		return refuse("400 Bad Request")
 	}
-	accept := sha1.Sum([]byte(keys[0] + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
-	if _, err := fmt.Fprintf(c, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: %s\r\n\r\n",
-		base64.StdEncoding.EncodeToString(accept[:])); err != nil {
-		return err
-	}
-	_, err = io.Copy(c, r)
-	return err
+	return switching("websocket", "Sec-WebSocket-Accept: "+acceptOf(keys[0])+"\r\n")
+}
+
+// acceptOf is the answer to a Sec-WebSocket-Key (RFC 6455 4.2.2).
+func acceptOf(key string) string {
+	sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
+	return base64.StdEncoding.EncodeToString(sum[:])
 }
 
 // serve runs handle for every connection to a free port, which it returns.

@@ -52,7 +52,7 @@ func startNodiff(p peer, binary, bootstrap, dir string) (*nodiffProxy, error) {
 	for i, port := range upstreamPorts {
 		bootstrap = regexp.MustCompile(`\b(port_value: *)`+port.port+`\b`).ReplaceAllString(bootstrap, fmt.Sprintf("${1}%d", u.servers[i].port))
 	}
-	bootstrap = strings.ReplaceAll(bootstrap, "/tmp/access.log", filepath.Join(dir, "access.log"))
+	bootstrap = strings.ReplaceAll(bootstrap, "ACCESS-LOG-FILE", filepath.Join(dir, "access.log"))
 	file, adminFile := filepath.Join(dir, "bootstrap.yaml"), filepath.Join(dir, "admin")
 	if err := os.WriteFile(file, []byte(bootstrap), 0o600); err != nil {
 		return nil, err

@@ -27,7 +27,7 @@ var supported = map[protoreflect.FullName]string{
 	"envoy.config.core.v3.HeaderValueOption":              "header append_action append keep_empty_value",
 	"envoy.config.core.v3.SubstitutionFormatString":       "text_format_source text_format json_format omit_empty_values content_type json_format_options",
 	"envoy.config.core.v3.HttpProtocolOptions":            "idle_timeout max_headers_count headers_with_underscores_action max_stream_duration",
-	"envoy.config.core.v3.Http1ProtocolOptions":           "ignore_http_11_upgrade accept_http_10",
+	"envoy.config.core.v3.Http1ProtocolOptions":           "ignore_http_11_upgrade accept_http_10 default_host_for_http_10 allow_absolute_url allow_chunked_length",
 	"envoy.config.core.v3.TypedExtensionConfig":           "name typed_config",
 	"envoy.type.matcher.v3.StringMatcher":                 "exact prefix suffix contains safe_regex ignore_case",
 	"envoy.type.matcher.v3.RegexMatcher":                  "regex google_re2",
@@ -40,7 +40,8 @@ var supported = map[protoreflect.FullName]string{
 	"envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager": "stat_prefix codec_type route_config " +
 		"http_filters access_log upgrade_configs http_protocol_options common_http_protocol_options early_header_mutation_extensions " +
 		"normalize_path merge_slashes path_with_escaped_slashes_action use_remote_address stream_idle_timeout drain_timeout delayed_close_timeout request_timeout " +
-		"request_headers_timeout max_request_headers_kb server_name server_header_transformation generate_request_id",
+		"request_headers_timeout max_request_headers_kb server_name server_header_transformation generate_request_id " +
+		"preserve_external_request_id always_set_request_id_in_response strip_any_host_port strip_trailing_host_dot skip_xff_append via",
 	"envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.UpgradeConfig": "upgrade_type enabled filters",
 	"envoy.extensions.filters.network.http_connection_manager.v3.HttpFilter":                          "name typed_config disabled",
 	"envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation":                   "mutations",

@@ -24,6 +24,9 @@ type hcm struct {
 
 	ignoreUpgrade []func(protocol string) bool
 	acceptHTTP10  bool
+	defaultHost   string // of an HTTP/1.0 request without one
+	relativeOnly  bool   // no absolute-form targets
+	chunkedLength bool   // Content-Length beside chunked is dropped
 	underscores   corev3.HttpProtocolOptions_HeadersWithUnderscoresAction
 	maxHeaders    int
 	maxHeadBytes  int
@@ -33,17 +36,22 @@ type hcm struct {
 
 	remoteAddress bool // use_remote_address: this is the edge
 
-	serverName     string
-	serverHeader   hcmv3.HttpConnectionManager_ServerHeaderTransformation
-	generateID     bool
-	idleTimeout    time.Duration // of a connection without a stream; 0: none
-	streamIdle     time.Duration // 0: none
-	maxStream      time.Duration // 0: none
-	drainTimeout   time.Duration
-	delayedClose   time.Duration // 0: none
-	requestTimeout time.Duration // until the request is complete; 0: none
-	headersTimeout time.Duration // until its head is; 0: none
-	stats          hcmStats
+	serverName          string
+	serverHeader        hcmv3.HttpConnectionManager_ServerHeaderTransformation
+	stripPort, stripDot bool // of the authority
+	skipXFF             bool
+	via                 string
+	preserveID          bool // a client's x-request-id, at the edge
+	returnID            bool // x-request-id in responses
+	generateID          bool
+	idleTimeout         time.Duration // of a connection without a stream; 0: none
+	streamIdle          time.Duration // 0: none
+	maxStream           time.Duration // 0: none
+	drainTimeout        time.Duration
+	delayedClose        time.Duration // 0: none
+	requestTimeout      time.Duration // until the request is complete; 0: none
+	headersTimeout      time.Duration // until its head is; 0: none
+	stats               hcmStats
 }
 
 // hcmStats are the counters of a connection manager, by Envoy's names.
@@ -103,12 +111,11 @@ func (s *stream) decodeCodec(head []byte) *localReply {
 	if err != nil {
 		return codecReply(err)
 	}
-	s.http11 = req.http11
 	if !req.http11 {
-		s.protocol = "HTTP/1.0"
 		if !m.acceptHTTP10 {
 			return codecReply(&codecError{status: 426, details: "low_version"})
 		}
+		s.http11, s.protocol = false, "HTTP/1.0"
 	}
 	s.head = req.method == "HEAD"
 	if r := s.underscoreHeaders(); r != nil {
@@ -139,6 +146,9 @@ func (s *stream) decodeManager() *localReply {
 		m.stats.responded(100)
 		h.remove("expect")
 	}
+	if !h.has(":authority") && !s.http11 && m.defaultHost != "" {
+		h.insert(":authority", m.defaultHost)
+	}
 	if !h.has(":authority") {
 		return &localReply{status: 400, details: "missing_host_header"}
 	}
@@ -148,6 +158,9 @@ func (s *stream) decodeManager() *localReply {
 	}
 	if r := m.sanitizePath(h); r != nil {
 		return r
+	}
+	if m.stripPort || m.stripDot {
+		h.set(":authority", m.stripHost(h.value(":authority")))
 	}
 	s.mutateRequest()
 
@@ -180,6 +193,21 @@ func codecReply(err error) *localReply {
 	return r
 }
 
+// stripHost is strip_trailing_host_dot and strip_any_host_port.
+func (m *hcm) stripHost(authority string) string {
+	host, port := authority, ""
+	if i := strings.LastIndexByte(host, ':'); i >= 0 && !strings.Contains(host[i:], "]") {
+		host, port = host[:i], host[i:]
+	}
+	if m.stripDot {
+		host = strings.TrimSuffix(host, ".")
+	}
+	if m.stripPort {
+		return host
+	}
+	return host + port
+}
+
 // underscoreHeaders applies headers_with_underscores_action.
 func (s *stream) underscoreHeaders() *localReply {
 	if s.hcm.underscores == corev3.HttpProtocolOptions_ALLOW {
@@ -208,6 +236,10 @@ func (s *stream) framing(method string) *localReply {
 		if h.value("content-length") != "0" {
 			return codecReply(&codecError{status: 400, details: "http1.body_disallowed"})
 		}
+		h.remove("content-length")
+		length = false
+	}
+	if te && length && s.hcm.chunkedLength && equalFold(h.value("transfer-encoding"), "chunked") {
 		h.remove("content-length")
 		length = false
 	}
@@ -242,7 +274,7 @@ func (s *stream) target(req requestHead) *localReply {
 	case req.method == "CONNECT":
 		h.set(":authority", t)
 		return nil
-	case t[0] == '/' || req.method == "OPTIONS" && t[0] == '*':
+	case t[0] == '/' || req.method == "OPTIONS" && t[0] == '*', s.hcm.relativeOnly:
 		h.insert(":path", t)
 		return nil
 	}
@@ -254,19 +286,37 @@ func (s *stream) target(req requestHead) *localReply {
 	if i := strings.IndexAny(rest, "/?#"); i >= 0 {
 		host, path = rest[:i], rest[i:]
 	}
-	scheme = lower(scheme)
-	if scheme != "http" && scheme != "https" {
-		// Envoy's URL parser takes no other scheme.
+	if i := strings.LastIndexByte(host, '@'); i >= 0 {
+		host = host[i+1:]
+	}
+	if !validHostPort(host) {
 		return codecReply(&codecError{status: 400, details: "http1.invalid_url"})
 	}
-	if path == "" || path[0] != '/' {
-		path = "/" + path
+	scheme = lower(scheme)
+	if scheme != "http" && scheme != "https" {
+		return codecReply(&codecError{status: 400, details: "http1.invalid_scheme"})
+	}
+	if path == "" {
+		path = "/"
 	}
 	// RFC 9112 3.2.2: the host of the target takes the place of Host.
 	h.set(":authority", host)
 	h.insert(":scheme", scheme)
 	h.insert(":path", path)
 	return nil
+}
+
+// validHostPort says whether a URL may name this host.
+func validHostPort(s string) bool {
+	host := s
+	if i := strings.LastIndexByte(s, ':'); i >= 0 && !strings.Contains(s[i:], "]") {
+		n, ok := contentLength(s[i+1:])
+		if !ok || n > 65535 {
+			return false
+		}
+		host = s[:i]
+	}
+	return host != ""
 }
 
 // validAuthority holds what a Host may contain (HeaderUtility::authorityIsValid).
@@ -360,7 +410,10 @@ func (s *stream) mutateRequest() {
 	if !h.has(":scheme") {
 		h.insert(":scheme", schemeOf(h.value("x-forwarded-proto")))
 	}
-	if m.generateID && (m.remoteAddress || h.value("x-request-id") == "") {
+	if m.via != "" {
+		h.Add("via", m.via)
+	}
+	if m.generateID && (m.remoteAddress && !m.preserveID || h.value("x-request-id") == "") {
 		id := newRequestID()
 		h.set("x-request-id", s.keepString(id[:]))
 	}
@@ -375,7 +428,9 @@ func (s *stream) trustOnlyConnection() {
 	if s.conn.loopback {
 		appended = s.hcm.server.localIP // Envoy names itself for a client on its own machine
 	}
-	h.Add("x-forwarded-for", appended)
+	if !s.hcm.skipXFF {
+		h.Add("x-forwarded-for", appended)
+	}
 	h.set("x-forwarded-proto", "http")
 	for _, name := range edgeHeaders {
 		h.remove(name)
@@ -457,6 +512,12 @@ func (s *stream) mutateResponse() {
 	h.remove("transfer-encoding")
 	h.remove("keep-alive")
 	h.remove("proxy-connection")
+	if m.via != "" {
+		h.Add("via", m.via)
+	}
+	if id := s.request.value("x-request-id"); m.returnID && id != "" {
+		h.set("x-request-id", id)
+	}
 	if !s.http11 {
 		if !h.has("content-length") {
 			s.closing = true
@@ -483,6 +544,15 @@ func (b *builder) hcm(path string, c *hcmv3.HttpConnectionManager) (*hcm, error)
 		maxHeaders:     100,
 		maxHeadBytes:   60 << 10,
 		acceptHTTP10:   c.GetHttpProtocolOptions().GetAcceptHttp_10(),
+		defaultHost:    c.GetHttpProtocolOptions().GetDefaultHostForHttp_10(),
+		relativeOnly:   c.GetHttpProtocolOptions().GetAllowAbsoluteUrl() != nil && !c.GetHttpProtocolOptions().GetAllowAbsoluteUrl().GetValue(),
+		chunkedLength:  c.GetHttpProtocolOptions().GetAllowChunkedLength(),
+		stripPort:      c.GetStripAnyHostPort(),
+		stripDot:       c.GetStripTrailingHostDot(),
+		skipXFF:        c.GetSkipXffAppend(),
+		via:            c.GetVia(),
+		preserveID:     c.GetPreserveExternalRequestId(),
+		returnID:       c.GetAlwaysSetRequestIdInResponse(),
 		underscores:    c.GetCommonHttpProtocolOptions().GetHeadersWithUnderscoresAction(),
 		normalizePath:  c.GetNormalizePath().GetValue(),
 		mergeSlashes:   c.GetMergeSlashes(),

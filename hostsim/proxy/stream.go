@@ -490,15 +490,16 @@ func (s *stream) writeHead(endStream bool) (chunked bool) {
 	bodiless := s.status < 200 || s.status == 204
 	zero := false
 	switch {
-	case h.has("content-length"), bodiless, !s.http11:
+	case h.has("content-length"), bodiless:
 	case s.status == 304 && endStream:
 	case endStream && !s.head:
 		zero = true
+	case !s.http11: // ends with the connection
 	default:
 		chunked = !isUpgrade(h)
 	}
 	before := len(s.conn.out)
-	s.conn.out = appendResponse(s.conn.out, h, true, chunked, zero)
+	s.conn.out = appendResponse(s.conn.out, h, s.http11, chunked, zero)
 	s.meter.headSent = len(s.conn.out) - before
 	return chunked && !s.head
 }

@@ -409,11 +409,20 @@ func (u *upstreamConn) content(data []byte, chunked bool) {
 	}
 }
 
+// awaitContent sets the deadline for the client's next piece, unless the upload
+// is to stop, which may have been said a moment ago.
+func (s *stream) awaitContent() {
+	s.conn.SetReadDeadline(s.limit())
+	if s.stopUpload.Load() {
+		s.conn.SetReadDeadline(past)
+	}
+}
+
 // upload relays the rest of the request's content while the response may
 // already be on its way.
 func (s *stream) upload(up *upstreamConn, chunked bool) {
 	up.uploaded <- func() *localReply {
-		s.conn.SetReadDeadline(s.limit())
+		s.awaitContent()
 		for {
 			up.out = up.out[:0]
 			data, err := s.body.next()
@@ -435,7 +444,7 @@ func (s *stream) upload(up *upstreamConn, chunked bool) {
 					up.SetReadDeadline(past)
 					return r
 				}
-				s.conn.SetReadDeadline(s.limit())
+				s.awaitContent()
 				continue
 			case err != nil:
 				up.SetReadDeadline(past)

@@ -2,9 +2,6 @@ package e2e
 
 import (
 	"bufio"
-	"context"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -19,31 +16,13 @@ import (
 // The .wasm in hostsim's VM, without any data plane, does to each handshake
 // what the filter in native Go decides about it, and that passes the corpus.
 func TestPluginDecidesLikeNativeGo(t *testing.T) {
-	require(t, plugin)
-	ctx := context.Background()
-	engine, err := vm.NewEngine(ctx, vm.EngineOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer engine.Close(ctx)
-	code, err := os.ReadFile(filepath.Join(root, "bin/switchyard.wasm"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	module, err := engine.Load(ctx, "bin/switchyard.wasm", code)
-	if err != nil {
-		t.Fatal(err)
-	}
+	engine, module := loadPlugin(t)
 	configuration := []byte(`{"rules":[{"protocol":"websocket","cluster":"sockets"}]}`)
 	config, err := filter.ParseConfig(configuration)
 	if err != nil {
 		t.Fatal(err)
 	}
-	plugin, err := engine.NewPlugin(ctx, vm.PluginConfig{Name: "switchyard", Module: module, Configuration: configuration}, 1)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer plugin.Close()
+	plugin := newPlugin(t, engine, module, string(configuration))
 
 	sent, misses := 0, map[string]string{}
 	for _, h := range readCorpus(t) {

@@ -17,15 +17,25 @@ import (
 // The .wasm in hostsim's VM, where a test can see and do what it cannot to an
 // Envoy.
 func TestPluginInVM(t *testing.T) {
-	require(t, plugin)
 	t.Parallel()
+	engine, module := loadPlugin(t)
+	t.Run("exports", func(t *testing.T) { testPluginExports(t, engine, module) })
+	t.Run("several plugins in one VM", func(t *testing.T) { testPluginsInOneVM(t, engine, module) })
+	t.Run("failing hostcalls", func(t *testing.T) { testFailingHostcalls(t, engine, module) })
+}
+
+// loadPlugin loads the .wasm into an engine of its own, which lasts as long as
+// the test.
+func loadPlugin(t *testing.T) (*vm.Engine, *vm.Module) {
+	t.Helper()
+	file := require(t, plugin)
 	ctx := context.Background()
 	engine, err := vm.NewEngine(ctx, vm.EngineOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer engine.Close(ctx)
-	code, err := os.ReadFile(filepath.Join(root, "bin/switchyard.wasm"))
+	t.Cleanup(func() { engine.Close(ctx) })
+	code, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -33,9 +43,7 @@ func TestPluginInVM(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Run("exports", func(t *testing.T) { testPluginExports(t, engine, module) })
-	t.Run("several plugins in one VM", func(t *testing.T) { testPluginsInOneVM(t, engine, module) })
-	t.Run("failing hostcalls", func(t *testing.T) { testFailingHostcalls(t, engine, module) })
+	return engine, module
 }
 
 func newPlugin(t *testing.T, engine *vm.Engine, module *vm.Module, configuration string) *vm.Plugin {

@@ -485,3 +485,24 @@ func TestCloseEndsEverything(t *testing.T) {
 		t.Error("an open tunnel outlives Close")
 	}
 }
+
+// A client cannot steer the proxy: Envoy 1.40.0 drops these of every request
+// from outside, and no other x-envoy field.
+func TestClientsCannotSteer(t *testing.T) {
+	up := newUpstream(t, ok)
+	_, addr := serve(t, up.Addr().String(), "", "", "")
+	c := dial(t, addr)
+	c.send("GET / HTTP/1.1\r\nHost: h\r\nX-Envoy-Retry-On: 5xx\r\nX-Envoy-Force-Trace: 1\r\nX-Envoy-Upstream-Rq-Timeout-Ms: 5\r\nX-Envoy-Foo: 1\r\n\r\n")
+	wantResponse(t, c, 200, "ok")
+	up.mu.Lock()
+	defer up.mu.Unlock()
+	head := up.received[0]
+	for _, name := range []string{"x-envoy-retry-on", "x-envoy-force-trace", "x-envoy-upstream-rq-timeout-ms"} {
+		if strings.Contains(head, name) {
+			t.Errorf("the upstream got %s of the client", name)
+		}
+	}
+	if !strings.Contains(head, "x-envoy-foo: 1\r\n") || !strings.Contains(head, "x-envoy-expected-rq-timeout-ms: 15000\r\n") {
+		t.Errorf("the upstream got %q, want x-envoy-foo and the route's own timeout", head)
+	}
+}

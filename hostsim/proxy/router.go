@@ -563,7 +563,7 @@ func (s *stream) relay(r *route, up *upstreamConn) *localReply {
 	}
 	chunked := s.writeHead(body.done)
 	if tunnel {
-		s.tunnel(r, up)
+		s.tunnel(up)
 		return nil
 	}
 	err = s.relayBody(&body, up, chunked)

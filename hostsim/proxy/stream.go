@@ -77,9 +77,7 @@ type stream struct {
 	upstream        atomic.Pointer[upstreamConn] // Close ends it
 }
 
-var (
-	errDownstream = errors.New("downstream is gone")
-)
+var errDownstream = errors.New("downstream is gone")
 
 // serve handles one request, whose first byte has come, and says whether the
 // connection can serve another one.

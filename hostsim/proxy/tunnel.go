@@ -12,7 +12,7 @@ import (
 
 // tunnel relays both ways after a 101 until either side closes or nothing has
 // moved for the idle timeout. The 101 waits in conn.out.
-func (s *stream) tunnel(r *route, up *upstreamConn) {
+func (s *stream) tunnel(up *upstreamConn) {
 	how := resetHere // who ends the connection to the upstream
 	defer func() {
 		s.upstream.Store(nil)

@@ -18,7 +18,7 @@ const (
 // waiting.
 type peeker struct {
 	raw  syscall.RawConn
-	peek func(fd uintptr) bool // made once
+	peek func(fd uintptr) // made once
 	one  [1]byte
 	seen peeked
 }
@@ -32,23 +32,23 @@ func (p *peeker) init(c net.Conn) error {
 
 func (p *peeker) look() peeked {
 	p.seen = ended
-	p.raw.Read(p.peek) // fails where it is closed
+	// Control, unlike Read, does not mind a deadline that has passed.
+	p.raw.Control(p.peek) // fails where it is closed
 	return p.seen
 }
 
-func (p *peeker) peekFD(fd uintptr) bool {
+func (p *peeker) peekFD(fd uintptr) {
 	switch n, _, err := syscall.Recvfrom(int(fd), p.one[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT); {
 	case err == syscall.EAGAIN:
 		p.seen = nothing
 	case n > 0:
 		p.seen = noise
 	}
-	return true
 }
 
 // drain reads and drops what has come already, up to most bytes.
 func (p *peeker) drain(most int) {
-	p.raw.Read(func(fd uintptr) bool {
+	p.raw.Control(func(fd uintptr) {
 		buf := make([]byte, 64<<10)
 		for most > 0 {
 			n, _, err := syscall.Recvfrom(int(fd), buf, syscall.MSG_DONTWAIT)
@@ -57,6 +57,5 @@ func (p *peeker) drain(most int) {
 			}
 			most -= n
 		}
-		return true
 	})
 }

@@ -57,6 +57,9 @@ func BenchmarkProxies(b *testing.B) {
 		ratio := func(m map[string][]float64, a, of string) float64 { return quartile(m[a]) / quartile(m[of]) }
 		for _, p := range plain {
 			b.Logf("%-22s %6.1f us/request, spread %.1f-%.1f", p.name, quartile(cost[p.name])/1000, slices.Min(cost[p.name])/1000, slices.Max(cost[p.name])/1000)
+			if t := tunnel[p.name]; t != nil {
+				b.Logf("%-22s %6.1f us/message, spread %.1f-%.1f", p.name, quartile(t)/1000, slices.Min(t)/1000, slices.Max(t)/1000)
+			}
 		}
 		b.ReportMetric(ratio(cost, "hostsim+filter", "envoy+filter"), "hostsim+filter/envoy+filter")
 		b.ReportMetric(ratio(cost, "hostsim", "envoy"), "hostsim/envoy")

@@ -49,6 +49,7 @@ type Server struct {
 	clusters  map[string]*cluster
 	logs      map[string]*logFile
 	conns     connections
+	pipes     *pipes
 	dateCache atomic.Pointer[dateText]
 	localIP   string
 
@@ -104,7 +105,7 @@ func build(ctx context.Context, boot *bootstrap.Bootstrap, options Options, list
 	background, stop := context.WithCancel(context.Background())
 	s := &Server{
 		options: options, clusters: map[string]*cluster{}, logs: map[string]*logFile{},
-		localIP: localIP(), draining: make(chan struct{}), closing: make(chan struct{}), stop: stop,
+		localIP: localIP(), draining: make(chan struct{}), closing: make(chan struct{}), stop: stop, pipes: newPipes(),
 	}
 	s.conns.open = map[*connection]struct{}{}
 	b := &builder{ctx: ctx, background: background, boot: boot, server: s, clusters: map[string]bool{}}
@@ -270,6 +271,7 @@ func (s *Server) Close() {
 		s.conns.open = nil
 		s.conns.mu.Unlock()
 		s.conns.wg.Wait()
+		s.pipes.close()
 		s.stop()
 		for _, c := range s.clusters {
 			c.close()

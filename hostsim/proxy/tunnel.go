@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"errors"
-	"io"
 	"net"
 	"os"
 	"sync"
@@ -76,92 +75,65 @@ func (t *tunnel) end(details, flags string) {
 // Where no filter looks at the bytes the kernel moves them, without their
 // coming here at all.
 func (t *tunnel) relay(in *input, to net.Conn, filtered bool, filter func([]byte, bool) ([]byte, *localReply), count *atomic.Int64, closed, flags string) (string, string) {
-	from, fromTCP := in.conn.(*net.TCPConn)
-	dst, toTCP := to.(*net.TCPConn)
+	var kernel *splicer
+	if !filtered {
+		kernel = newSplicer(to, in.conn, t.stream.conn.server.pipes)
+	}
+	t.watch(in.conn)
 	for {
-		if !filtered && fromTCP && toTCP && len(in.buffered()) == 0 && t.stream.brokenPlugin() == nil {
-			n, err := t.splice(dst, from)
-			count.Add(n)
-			if err == nil {
-				return closed, flags
+		var moved int
+		var err error
+		switch {
+		case len(in.buffered()) > 0:
+			data := in.buffered()
+			in.discard(len(data))
+			moved = len(data)
+			out, r := filter(data, false)
+			if r != nil {
+				return r.details, r.flags
+			}
+			if _, err := to.Write(out); err != nil {
+				return "", ""
+			}
+		case kernel != nil:
+			if moved, err = kernel.move(); errors.Is(err, errNoPipe) {
+				kernel, err = nil, nil
+			}
+		default:
+			err = in.fill(bodyBuffer)
+		}
+		count.Add(int64(moved))
+		if err == nil {
+			t.stream.timers.touch()
+		} else {
+			if t.over.Load() {
+				return "", ""
 			}
 			if !errors.Is(err, os.ErrDeadlineExceeded) {
 				return closed, flags
 			}
-			if t.over.Load() {
-				return "", ""
-			}
 			if r := t.stream.expired(time.Now()); r != nil {
 				return r.details, r.flags
 			}
-			continue
-		}
-		data, err := t.read(in)
-		if err != nil {
-			if t.over.Load() {
-				return "", ""
-			}
-			if r := t.stream.expired(time.Now()); r != nil && errors.Is(err, os.ErrDeadlineExceeded) {
-				return r.details, r.flags
-			}
-			return closed, flags
+			t.watch(in.conn) // the other direction moved, or a plugin broke
 		}
 		if r := t.stream.brokenPlugin(); r != nil {
 			return r.details, r.flags
 		}
-		count.Add(int64(len(data)))
-		out, r := filter(data, false)
-		if r != nil {
-			return r.details, r.flags
-		}
-		if _, err := to.Write(out); err != nil {
-			return "", ""
-		}
-		t.stream.timers.touch()
 	}
 }
 
-// splice moves bytes until from closes (nil), something breaks, or it is time
-// to look at the idle timer (os.ErrDeadlineExceeded).
-func (t *tunnel) splice(to, from *net.TCPConn) (int64, error) {
-	// The kernel does not say when it moved something, so look now and then.
-	look := t.stream.limit()
-	if idle := t.stream.timers.idle; idle > 0 {
-		look = earliest(look, time.Now().Add(max(idle/8, time.Millisecond)))
+// watch makes reads of c end when, for all that is known now, the tunnel will
+// be idle or has lasted too long.
+func (t *tunnel) watch(c net.Conn) {
+	c.SetReadDeadline(t.stream.limit())
+	if t.over.Load() { // end came before
+		c.SetReadDeadline(past)
 	}
-	from.SetReadDeadline(look)
-	if t.over.Load() { // end came before the deadline was set anew
-		from.SetReadDeadline(past)
-	}
-	n, err := io.Copy(to, from)
-	if n > 0 {
-		t.stream.timers.touch()
-	}
-	return n, err
 }
 
-// read reads from one side, as long as the tunnel is not idle.
-func (t *tunnel) read(in *input) ([]byte, error) {
-	for {
-		if b := in.buffered(); len(b) > 0 {
-			in.discard(len(b))
-			return b, nil
-		}
-		in.conn.SetReadDeadline(t.stream.limit())
-		if t.over.Load() {
-			return nil, os.ErrDeadlineExceeded
-		}
-		err := in.fill(bodyBuffer)
-		if err == nil {
-			t.stream.timers.touch()
-			continue
-		}
-		if errors.Is(err, os.ErrDeadlineExceeded) && !t.over.Load() && t.stream.expired(time.Now()) == nil {
-			continue // woken, or the other direction moved
-		}
-		return nil, err
-	}
-}
+// errNoPipe is the reason to move bytes without the kernel's help.
+var errNoPipe = errors.New("no pipe to splice through")
 
 // brokenPlugin is why a tunnel ends when a plugin VM has died, for whatever
 // stream: Envoy closes it at the next piece of data.

@@ -11,8 +11,6 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-
-	"switchyard/hostsim/bootstrap"
 )
 
 // The expectations are what Envoy 1.40.0 gave for the same clusters.
@@ -27,46 +25,9 @@ func endpointOf(a net.Addr, extra string) string {
 // line by line; route is YAML added to the route.
 func serveCluster(t testing.TB, route string, cluster ...string) (*Server, string) {
 	t.Helper()
-	boot, err := bootstrap.Load("test.yaml", []byte(fmt.Sprintf(`
-static_resources:
-  listeners:
-  - name: l
-    address: {socket_address: {address: 127.0.0.1, port_value: 0}}
-    filter_chains:
-    - filters:
-      - name: hcm
-        typed_config:
-          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
-          stat_prefix: s
-          codec_type: HTTP1
-          upgrade_configs: [{upgrade_type: websocket}]
-          route_config:
-            virtual_hosts:
-            - name: v
-              domains: ["*"]
-              include_request_attempt_count: true
-              include_attempt_count_in_response: true
-              routes:
-              - match: {prefix: "/"}
-                route: {cluster: c %s}
-          http_filters:
-          - name: envoy.filters.http.router
-            typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}
-  clusters:
-  - name: c
-    connect_timeout: 1s
-    %s
-`, route, strings.Join(cluster, "\n    "))))
-	if err != nil {
-		t.Fatal(err)
-	}
-	s, err := New(context.Background(), boot, Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.Start()
-	t.Cleanup(s.Close)
-	return s, s.Listeners()[0].Address.String()
+	const counts = `include_request_attempt_count: true
+              include_attempt_count_in_response: true`
+	return serveYAML(t, "", counts, route, strings.Join(cluster, "\n    "))
 }
 
 // testEndpoint is endpointOf for a host that is not asked anything.

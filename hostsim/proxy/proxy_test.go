@@ -84,6 +84,13 @@ func echoSocket(head string, c net.Conn, r *bufio.Reader) {
 func serve(t testing.TB, upstream string, hcm, route, cluster string) (*Server, string) {
 	t.Helper()
 	_, port, _ := net.SplitHostPort(upstream)
+	return serveYAML(t, hcm, "", route, fmt.Sprintf(`%s
+    load_assignment: {cluster_name: c, endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: 127.0.0.1, port_value: %s}}}}]}]}`, cluster, port))
+}
+
+// serveYAML is the bootstrap of these tests, with lines added to its parts.
+func serveYAML(t testing.TB, hcm, virtualHost, route, cluster string) (*Server, string) {
+	t.Helper()
 	text := fmt.Sprintf(`
 static_resources:
   listeners:
@@ -102,6 +109,7 @@ static_resources:
             virtual_hosts:
             - name: v
               domains: ["*"]
+              %s
               routes:
               - match: {prefix: "/"}
                 route: {cluster: c %s}
@@ -112,8 +120,7 @@ static_resources:
   - name: c
     connect_timeout: 1s
     %s
-    load_assignment: {cluster_name: c, endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: 127.0.0.1, port_value: %s}}}}]}]}
-`, hcm, route, cluster, port)
+`, hcm, virtualHost, route, cluster)
 	boot, err := bootstrap.Load("test.yaml", []byte(text))
 	if err != nil {
 		t.Fatal(err)

@@ -99,6 +99,8 @@ func (s *stream) decodeHead(head []byte) *localReply {
 		// What the codec refuses nobody behind it gets to see.
 		s.request.reset(requestInline)
 		s.protocol = "HTTP/1.1"
+		s.http11 = s.http11 || !s.hcm.acceptHTTP10
+		s.head = false // the answer has content, whatever the method
 		s.closing = true
 		return r
 	}
@@ -111,12 +113,7 @@ func (s *stream) decodeCodec(head []byte) *localReply {
 	if err != nil {
 		return codecReply(err)
 	}
-	if !req.http11 {
-		if !m.acceptHTTP10 {
-			return codecReply(&codecError{status: 426, details: "low_version"})
-		}
-		s.http11, s.protocol = false, "HTTP/1.0"
-	}
+	s.http11 = req.http11
 	s.head = req.method == "HEAD"
 	if r := s.underscoreHeaders(); r != nil {
 		return r
@@ -132,6 +129,12 @@ func (s *stream) decodeCodec(head []byte) *localReply {
 		return r
 	}
 	h.insert(":method", req.method)
+	if !s.http11 {
+		if !m.acceptHTTP10 {
+			return codecReply(&codecError{status: 426, details: "low_version"})
+		}
+		s.protocol = "HTTP/1.0"
+	}
 	if !validAuthority(h.value(":authority")) {
 		return codecReply(&codecError{status: 400, details: "http.invalid_authority"})
 	}
@@ -296,6 +299,9 @@ func (s *stream) target(req requestHead) *localReply {
 	if scheme != "http" && scheme != "https" {
 		return codecReply(&codecError{status: 400, details: "http1.invalid_scheme"})
 	}
+	if scheme == "https" && s.hcm.remoteAddress {
+		return codecReply(&codecError{status: 403, details: "http1.https_url_on_plaintext_connection"})
+	}
 	if path == "" {
 		path = "/"
 	}
@@ -400,12 +406,17 @@ func (s *stream) mutateRequest() {
 		s.trustOnlyConnection()
 	} else {
 		s.client = forwardedClient(h.value("x-forwarded-for"))
-		if h.value("x-forwarded-proto") == "" {
+		if !h.has("x-forwarded-proto") {
 			h.set("x-forwarded-proto", "http")
 		}
 	}
 	for _, name := range externalHeaders {
 		h.remove(name)
+	}
+	// What forward_client_cert_details does by default: it is SANITIZE.
+	h.remove("x-forwarded-client-cert")
+	if h.has("referer") && !validReferer(h.value("referer")) {
+		h.remove("referer")
 	}
 	if !h.has(":scheme") {
 		h.insert(":scheme", schemeOf(h.value("x-forwarded-proto")))
@@ -515,7 +526,7 @@ func (s *stream) mutateResponse() {
 	if m.via != "" {
 		h.Add("via", m.via)
 	}
-	if id := s.request.value("x-request-id"); m.returnID && id != "" {
+	if id := s.request.value("x-request-id"); id != "" && (m.returnID || s.request.has("x-envoy-force-trace")) {
 		h.set("x-request-id", id)
 	}
 	if !s.http11 {

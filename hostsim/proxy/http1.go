@@ -41,6 +41,7 @@ type input struct {
 	r, w int
 	// How much of it holds no end of a head.
 	scanned int
+	begun   bool // the first message has begun
 	// How much has been taken out of it, since it was made.
 	consumed int64
 }
@@ -99,8 +100,13 @@ func (in *input) head(limit int, check func(first byte) bool) ([]byte, error) {
 			b = b[1:]
 		}
 	}
-	if len(b) > 0 && in.scanned == 0 && !check(b[0]) {
-		return nil, errParse
+	// Envoy judges the first byte of a connection before its line is complete,
+	// and that of no later message.
+	if len(b) > 0 && !in.begun {
+		if !check(b[0]) {
+			return nil, errParse
+		}
+		in.begun = true
 	}
 	n := headEnd(b, in.scanned)
 	if max(n, len(b)) > limit && (n == 0 || n > limit) {

@@ -26,12 +26,20 @@ var supported = map[protoreflect.FullName]string{
 	"envoy.config.core.v3.HeaderValue":                    "key value",
 	"envoy.config.core.v3.HeaderValueOption":              "header append_action append keep_empty_value",
 	"envoy.config.core.v3.SubstitutionFormatString":       "text_format_source text_format json_format omit_empty_values content_type json_format_options",
-	"envoy.config.core.v3.HttpProtocolOptions":            "idle_timeout max_headers_count headers_with_underscores_action max_stream_duration",
-	"envoy.config.core.v3.Http1ProtocolOptions":           "ignore_http_11_upgrade accept_http_10 default_host_for_http_10 allow_absolute_url allow_chunked_length",
+	"envoy.config.core.v3.HttpProtocolOptions":            "idle_timeout max_headers_count headers_with_underscores_action max_stream_duration max_connection_duration max_requests_per_connection max_response_headers_kb",
+	"envoy.config.core.v3.Http1ProtocolOptions":           "ignore_http_11_upgrade accept_http_10 default_host_for_http_10 allow_absolute_url allow_chunked_length allow_custom_methods send_fully_qualified_url enable_trailers header_key_format override_stream_error_on_invalid_http_message",
 	"envoy.config.core.v3.TypedExtensionConfig":           "name typed_config",
-	"envoy.type.matcher.v3.StringMatcher":                 "exact prefix suffix contains safe_regex ignore_case",
-	"envoy.type.matcher.v3.RegexMatcher":                  "regex google_re2",
-	"envoy.type.matcher.v3.FilterStateMatcher":            "key string_match",
+
+	"envoy.config.core.v3.Http1ProtocolOptions.HeaderKeyFormat":                            "proper_case_words stateful_formatter",
+	"envoy.config.core.v3.Http1ProtocolOptions.HeaderKeyFormat.ProperCaseWords":            "",
+	"envoy.extensions.http.header_formatters.preserve_case.v3.PreserveCaseFormatterConfig": "forward_reason_phrase formatter_type_on_envoy_headers",
+	"envoy.config.core.v3.SchemeHeaderTransformation":                                      "scheme_to_overwrite",
+	"envoy.extensions.filters.network.http_connection_manager.v3.RequestIDExtension":       "typed_config",
+	"envoy.extensions.request_id.uuid.v3.UuidRequestIdConfig":                              "pack_trace_reason use_request_id_for_trace_sampling",
+
+	"envoy.type.matcher.v3.StringMatcher":      "exact prefix suffix contains safe_regex ignore_case",
+	"envoy.type.matcher.v3.RegexMatcher":       "regex google_re2",
+	"envoy.type.matcher.v3.FilterStateMatcher": "key string_match",
 
 	"envoy.config.listener.v3.Listener":    "name address filter_chains",
 	"envoy.config.listener.v3.FilterChain": "name filters",
@@ -41,7 +49,8 @@ var supported = map[protoreflect.FullName]string{
 		"http_filters access_log upgrade_configs http_protocol_options common_http_protocol_options early_header_mutation_extensions " +
 		"normalize_path merge_slashes path_with_escaped_slashes_action use_remote_address stream_idle_timeout drain_timeout delayed_close_timeout request_timeout " +
 		"request_headers_timeout max_request_headers_kb server_name server_header_transformation generate_request_id " +
-		"preserve_external_request_id always_set_request_id_in_response strip_any_host_port strip_trailing_host_dot skip_xff_append via",
+		"preserve_external_request_id always_set_request_id_in_response strip_any_host_port strip_trailing_host_dot skip_xff_append via " +
+		"scheme_header_transformation request_id_extension http1_safe_max_connection_duration proxy_100_continue",
 	"envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.UpgradeConfig": "upgrade_type enabled filters",
 	"envoy.extensions.filters.network.http_connection_manager.v3.HttpFilter":                          "name typed_config disabled",
 	"envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation":                   "mutations",
@@ -124,7 +133,8 @@ var supported = map[protoreflect.FullName]string{
 	"envoy.config.route.v3.Route":                                             "name match route direct_response redirect metadata typed_per_filter_config " + headerFields,
 	"envoy.config.route.v3.RouteMatch":                                        "prefix path safe_regex path_separated_prefix case_sensitive headers filter_state connect_matcher runtime_fraction query_parameters cookies dynamic_metadata",
 	"envoy.config.route.v3.HeaderMatcher":                                     "name string_match present_match invert_match treat_missing_header_as_empty range_match",
-	"envoy.config.route.v3.RouteAction":                                       "retry_policy priority metadata_match cluster cluster_header timeout idle_timeout upgrade_configs prefix_rewrite host_rewrite_literal weighted_clusters cluster_not_found_response_code regex_rewrite path_rewrite host_rewrite_header auto_host_rewrite host_rewrite_path_regex host_rewrite append_x_forwarded_host",
+	"envoy.config.route.v3.RouteAction":                                       "retry_policy priority metadata_match cluster cluster_header timeout idle_timeout max_stream_duration upgrade_configs prefix_rewrite host_rewrite_literal weighted_clusters cluster_not_found_response_code regex_rewrite path_rewrite host_rewrite_header auto_host_rewrite host_rewrite_path_regex host_rewrite append_x_forwarded_host",
+	"envoy.config.route.v3.RouteAction.MaxStreamDuration":                     "max_stream_duration",
 	"envoy.config.route.v3.RouteAction.UpgradeConfig":                         "upgrade_type enabled",
 	"envoy.config.route.v3.DirectResponseAction":                              "status body body_format",
 	"envoy.config.cluster.v3.Cluster": "name alt_stat_name type connect_timeout lb_policy load_assignment circuit_breakers " +
@@ -160,6 +170,9 @@ const perFilter = "envoy.config.route.v3.FilterConfig envoy.extensions.filters.h
 	"envoy.extensions.filters.http.set_filter_state.v3.Config envoy.extensions.filters.http.header_mutation.v3.HeaderMutationPerRoute " +
 	"envoy.extensions.filters.http.wasm.v3.Wasm envoy.extensions.filters.http.router.v3.Router"
 
+// upstreamHTTP1 are the Http1ProtocolOptions of a cluster; the others are for servers.
+const upstreamHTTP1 = "enable_trailers header_key_format send_fully_qualified_url allow_chunked_length allow_custom_methods accept_http_10 default_host_for_http_10 allow_absolute_url override_stream_error_on_invalid_http_message"
+
 // limit narrows what is simulated of one field.
 type limit struct {
 	values   string // the enum values, or the scalar, that are simulated
@@ -182,13 +195,14 @@ var limits = map[protoreflect.FullName]limit{
 	"envoy.extensions.wasm.v3.VmConfig.configuration":     {types: "*"},
 	"envoy.extensions.wasm.v3.VmConfig.runtime":           {values: "envoy.wasm.runtime.v8"},
 
-	"envoy.config.cluster.v3.Cluster.common_http_protocol_options":                                    {fields: "idle_timeout max_requests_per_connection"},
-	"envoy.config.cluster.v3.Cluster.http_protocol_options":                                           {fields: "-"},
+	"envoy.config.cluster.v3.Cluster.common_http_protocol_options":                                    {fields: "idle_timeout max_requests_per_connection max_connection_duration max_headers_count max_response_headers_kb"},
+	"envoy.config.cluster.v3.Cluster.http_protocol_options":                                           {fields: upstreamHTTP1},
 	"envoy.config.cluster.v3.Cluster.typed_extension_protocol_options":                                {types: "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"},
-	"envoy.extensions.upstreams.http.v3.HttpProtocolOptions.common_http_protocol_options":             {fields: "idle_timeout max_requests_per_connection"},
-	"envoy.extensions.upstreams.http.v3.HttpProtocolOptions.ExplicitHttpConfig.http_protocol_options": {fields: "-"},
+	"envoy.extensions.upstreams.http.v3.HttpProtocolOptions.common_http_protocol_options":             {fields: "idle_timeout max_requests_per_connection max_connection_duration max_headers_count max_response_headers_kb"},
+	"envoy.extensions.upstreams.http.v3.HttpProtocolOptions.ExplicitHttpConfig.http_protocol_options": {fields: upstreamHTTP1},
 	"envoy.config.route.v3.RetryPolicy.RetryHostPredicate.typed_config":                               {types: "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"},
-	"envoy.config.core.v3.TypedExtensionConfig.typed_config":                                          {types: "envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation"},
+	"envoy.config.core.v3.TypedExtensionConfig.typed_config":                                          {types: "envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation envoy.extensions.http.header_formatters.preserve_case.v3.PreserveCaseFormatterConfig"},
+	"envoy.extensions.filters.network.http_connection_manager.v3.RequestIDExtension.typed_config":     {types: "envoy.extensions.request_id.uuid.v3.UuidRequestIdConfig"},
 	"envoy.extensions.filters.network.http_connection_manager.v3.HttpFilter.typed_config":             {types: "envoy.extensions.filters.http.wasm.v3.Wasm envoy.extensions.filters.http.router.v3.Router envoy.extensions.filters.http.rbac.v3.RBAC envoy.extensions.filters.http.header_to_metadata.v3.Config envoy.extensions.filters.http.set_metadata.v3.Config envoy.extensions.filters.http.set_filter_state.v3.Config envoy.extensions.filters.http.header_mutation.v3.HeaderMutation"},
 	"envoy.config.route.v3.RouteConfiguration.typed_per_filter_config":                                {types: perFilter},
 	"envoy.config.route.v3.VirtualHost.typed_per_filter_config":                                       {types: perFilter},

@@ -67,7 +67,7 @@ func BenchmarkParse(b *testing.B) {
 	for b.Loop() {
 		copy(head, request)
 		h.reset(requestInline)
-		if _, err := parseRequest(head, &h, 100); err != nil {
+		if _, err := parseRequest(head, &h, 100, false); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -21,9 +21,13 @@ type cluster struct {
 	connectTimeout time.Duration
 	idleTimeout    time.Duration // of an idle connection; 0: none
 	maxUses        int           // requests for each connection; 0: any number
-	breakers       [2]breaker    // by routing priority
-	metadata       *corev3.Metadata
-	stats          *clusterStats
+	maxLife        time.Duration // of a connection; 0: any
+	codec          codecOptions
+	// The most that a response head may have, in bytes and fields.
+	maxResponseHead, maxResponseFields int
+	breakers                           [2]breaker // by routing priority
+	metadata                           *corev3.Metadata
+	stats                              *clusterStats
 
 	endpoints []endpoint // as configured
 	balancing balancing
@@ -124,8 +128,11 @@ func (b *builder) cluster(path string, c *clusterv3.Cluster) (*cluster, error) {
 		connectTimeout: 5 * time.Second,
 		idleTimeout:    time.Hour,
 		maxUses:        int(c.GetMaxRequestsPerConnection().GetValue()),
-		metadata:       c.GetMetadata(),
-		statName:       statName(c),
+
+		maxResponseHead: 80 << 10, maxResponseFields: 100,
+
+		metadata: c.GetMetadata(),
+		statName: statName(c),
 	}
 	cl.stats = newClusterStats(&b.server.Stats, "cluster."+cl.statName+".")
 	if c.GetConnectTimeout() != nil {
@@ -176,7 +183,8 @@ func statName(c *clusterv3.Cluster) string {
 // clusterProtocol reads the options for HTTP/1.1, of which there are two
 // spellings.
 func (b *builder) clusterProtocol(path string, cl *cluster, c *clusterv3.Cluster) error {
-	options := c.GetCommonHttpProtocolOptions()
+	options, http1 := c.GetCommonHttpProtocolOptions(), c.GetHttpProtocolOptions()
+	http1Path := path + ".http_protocol_options"
 	const name = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 	for key, a := range c.GetTypedExtensionProtocolOptions() {
 		path := path + ".typed_extension_protocol_options[" + strconv.Quote(key) + "]"
@@ -188,7 +196,19 @@ func (b *builder) clusterProtocol(path string, cl *cluster, c *clusterv3.Cluster
 		if !ok || key != name {
 			return b.boot.Unsupported(path, "protocol options other than "+name)
 		}
-		options = typed.GetCommonHttpProtocolOptions()
+		options, http1 = typed.GetCommonHttpProtocolOptions(), typed.GetExplicitHttpConfig().GetHttpProtocolOptions()
+		http1Path = path + ".explicit_http_config.http_protocol_options"
+	}
+	var err error
+	if cl.codec, err = b.codecOptions(http1Path, http1); err != nil {
+		return err
+	}
+	cl.maxLife = options.GetMaxConnectionDuration().AsDuration()
+	if v := options.GetMaxHeadersCount(); v != nil {
+		cl.maxResponseFields = int(v.GetValue())
+	}
+	if v := options.GetMaxResponseHeadersKb(); v != nil {
+		cl.maxResponseHead = int(v.GetValue()) << 10
 	}
 	if v := options.GetIdleTimeout(); v != nil {
 		cl.idleTimeout = v.AsDuration()

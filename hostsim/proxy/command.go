@@ -86,7 +86,7 @@ func never(syntax commandSyntax) commandKind {
 var commands = map[string]commandKind{
 	"REQ":     {required | short, headerCommand(func(s *stream) *Headers { return &s.request })},
 	"RESP":    {required | short, headerCommand(func(s *stream) *Headers { return &s.response })},
-	"TRAILER": never(required | short),
+	"TRAILER": {required | short, headerCommand(func(s *stream) *Headers { return &s.responseTrailers })},
 
 	"PATH":         {optional | short, pathCommand},
 	"QUERY_PARAM":  {required | short, queryParamCommand},
@@ -112,7 +112,7 @@ var commands = map[string]commandKind{
 	"BYTES_SENT":              number(func(s *stream) int64 { return s.bytesSent.Load() }),
 	"REQUEST_HEADERS_BYTES":   number(func(s *stream) int64 { return int64(s.request.byteSize()) }),
 	"RESPONSE_HEADERS_BYTES":  number(func(s *stream) int64 { return int64(s.response.byteSize()) }),
-	"RESPONSE_TRAILERS_BYTES": number(func(*stream) int64 { return 0 }),
+	"RESPONSE_TRAILERS_BYTES": number(func(s *stream) int64 { return int64(s.responseTrailers.byteSize()) }),
 	"BYTES_RETRANSMITTED":     number(func(*stream) int64 { return 0 }), // known for QUIC only
 	"PACKETS_RETRANSMITTED":   number(func(*stream) int64 { return 0 }),
 

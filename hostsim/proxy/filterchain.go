@@ -30,8 +30,10 @@ const (
 type httpFilter interface {
 	decodeHeaders(endStream bool) status
 	decodeData(data *[]byte, endStream bool) status
+	decodeTrailers() status
 	encodeHeaders(endStream bool) status
 	encodeData(data *[]byte, endStream bool) status
+	encodeTrailers() status
 	// takeHeld gives the data that the filter kept while it was stopped.
 	takeHeld(data *[]byte)
 	log()
@@ -88,8 +90,10 @@ type passive struct{}
 
 func (passive) decodeHeaders(bool) status       { return goOn }
 func (passive) decodeData(*[]byte, bool) status { return goOn }
+func (passive) decodeTrailers() status          { return goOn }
 func (passive) encodeHeaders(bool) status       { return goOn }
 func (passive) encodeData(*[]byte, bool) status { return goOn }
+func (passive) encodeTrailers() status          { return goOn }
 func (passive) takeHeld(*[]byte)                {}
 func (passive) log()                            {}
 func (passive) destroy()                        {}

@@ -26,7 +26,8 @@ type hcm struct {
 	acceptHTTP10  bool
 	defaultHost   string // of an HTTP/1.0 request without one
 	relativeOnly  bool   // no absolute-form targets
-	chunkedLength bool   // Content-Length beside chunked is dropped
+	streamErrors  bool   // a bad request may leave the connection open
+	codec         codecOptions
 	underscores   corev3.HttpProtocolOptions_HeadersWithUnderscoresAction
 	maxHeaders    int
 	maxHeadBytes  int
@@ -41,12 +42,17 @@ type hcm struct {
 	stripPort, stripDot bool // of the authority
 	skipXFF             bool
 	via                 string
-	preserveID          bool // a client's x-request-id, at the edge
-	returnID            bool // x-request-id in responses
+	scheme              string // of every request; "": its own
+	proxyContinue       bool   // 100 (Continue) comes from the upstream
+	preserveID          bool   // a client's x-request-id, at the edge
+	returnID            bool   // x-request-id in responses
 	generateID          bool
 	idleTimeout         time.Duration // of a connection without a stream; 0: none
 	streamIdle          time.Duration // 0: none
 	maxStream           time.Duration // 0: none
+	maxLife             time.Duration // of a connection; 0: any
+	softDrain           bool          // ... which the response to the next request ends
+	maxRequests         int           // of a connection; 0: any number
 	drainTimeout        time.Duration
 	delayedClose        time.Duration // 0: none
 	requestTimeout      time.Duration // until the request is complete; 0: none
@@ -64,12 +70,16 @@ type hcmStats struct {
 	requests, activeRequests, http1Requests          *Stat // downstream_rq_*
 	completed                                        *Stat
 	classes                                          [6]*Stat // by the first digit of the status
-	resets                                           *Stat    // by the client
+	resets, brokenResponses                          *Stat    // by the client, by us
 	earlyResponses                                   *Stat    // before the request was complete
 	upgradeRefused                                   *Stat
 	timeouts, idleStreams, longStreams, headTimeouts *Stat
 
 	upgrades, activeUpgrades *Stat
+
+	longConnections, requestsReached        *Stat
+	destroyedBusy, destroyedBusyByPeer      *Stat // with a request under way
+	underscoresDropped, underscoresRejected *Stat // http1.*, of all connection managers
 }
 
 // responded counts a response head.
@@ -109,11 +119,12 @@ func (s *stream) decodeHead(head []byte) *localReply {
 
 func (s *stream) decodeCodec(head []byte) *localReply {
 	m, h := s.hcm, &s.request
-	req, err := parseRequest(s.meter.received(s.keep(head)), h, m.maxHeaders)
+	m.codec.noteNames(h, &s.requestNames, head)
+	req, err := parseRequest(s.meter.received(s.keep(head)), h, m.maxHeaders, m.codec.anyMethod)
 	if err != nil {
 		return codecReply(err)
 	}
-	s.http11 = req.http11
+	s.http11 = req.http11()
 	s.head = req.method == "HEAD"
 	if r := s.underscoreHeaders(); r != nil {
 		return r
@@ -138,13 +149,18 @@ func (s *stream) decodeCodec(head []byte) *localReply {
 	if !validAuthority(h.value(":authority")) {
 		return codecReply(&codecError{status: 400, details: "http.invalid_authority"})
 	}
-	s.closing = s.closing || wantsClose(h, req.http11)
+	if wantsClose(h, req.http11()) {
+		s.closing, s.promptly = true, true
+	}
 	return nil
 }
 
 func (s *stream) decodeManager() *localReply {
 	m, h := s.hcm, &s.request
-	if equalFold(h.value("expect"), "100-continue") && s.http11 {
+	if m.streamErrors {
+		s.requestHasCome() // or else an error would end the connection
+	}
+	if equalFold(h.value("expect"), "100-continue") && s.http11 && !m.proxyContinue {
 		s.conn.write([]byte("HTTP/1.1 100 Continue\r\n\r\n"))
 		m.stats.responded(100)
 		h.remove("expect")
@@ -161,6 +177,10 @@ func (s *stream) decodeManager() *localReply {
 	}
 	if r := m.sanitizePath(h); r != nil {
 		return r
+	}
+	if equalFold(h.value("upgrade"), "connect-udp") && !udpTarget(h) {
+		s.requestHasCome()
+		return &localReply{status: 404, body: "The path is incorrect for CONNECT-UDP", details: "invalid_path"}
 	}
 	if m.stripPort || m.stripDot {
 		h.set(":authority", m.stripHost(h.value(":authority")))
@@ -223,9 +243,11 @@ func (s *stream) underscoreHeaders() *localReply {
 			continue
 		}
 		if s.hcm.underscores == corev3.HttpProtocolOptions_REJECT_REQUEST {
+			s.hcm.stats.underscoresRejected.Add(1)
 			return codecReply(&codecError{status: 400, details: "http1.unexpected_underscore"})
 		}
-		s.request.remove(name)
+		s.hcm.stats.underscoresDropped.Add(1)
+		s.request.removeAt(i)
 	}
 	return nil
 }
@@ -242,7 +264,7 @@ func (s *stream) framing(method string) *localReply {
 		h.remove("content-length")
 		length = false
 	}
-	if te && length && s.hcm.chunkedLength && equalFold(h.value("transfer-encoding"), "chunked") {
+	if te && length && s.hcm.codec.chunkedLength && equalFold(h.value("transfer-encoding"), "chunked") {
 		h.remove("content-length")
 		length = false
 	}
@@ -264,6 +286,7 @@ func (s *stream) framing(method string) *localReply {
 		s.body.reset(in, bodyUntilClose, 0)
 	case te:
 		s.body.reset(in, bodyChunked, 0)
+		s.body.keepTrailers(&s.hcm.codec, &s.requestTrailers, s.hcm.maxHeaders)
 	default:
 		s.body.reset(in, bodyLength, n)
 	}
@@ -418,7 +441,11 @@ func (s *stream) mutateRequest() {
 	if h.has("referer") && !validReferer(h.value("referer")) {
 		h.remove("referer")
 	}
-	if !h.has(":scheme") {
+	switch {
+	case m.scheme != "":
+		h.set(":scheme", m.scheme)
+		h.set("x-forwarded-proto", m.scheme)
+	case !h.has(":scheme"):
 		h.insert(":scheme", schemeOf(h.value("x-forwarded-proto")))
 	}
 	if m.via != "" {
@@ -531,16 +558,16 @@ func (s *stream) mutateResponse() {
 	}
 	if !s.http11 {
 		if !h.has("content-length") {
-			s.closing = true
+			s.closing, s.promptly = true, true
 		}
-		if !s.closing {
+		if !s.promptly {
 			h.set("connection", "keep-alive")
 		}
 	}
 	if s.requestComplete.IsZero() {
 		s.closing = true
 	}
-	if s.closing && !isUpgrade(h) {
+	if (s.closing || s.conn.ending(time.Now())) && !isUpgrade(h) {
 		h.set("connection", "close")
 	}
 }
@@ -557,7 +584,12 @@ func (b *builder) hcm(path string, c *hcmv3.HttpConnectionManager) (*hcm, error)
 		acceptHTTP10:   c.GetHttpProtocolOptions().GetAcceptHttp_10(),
 		defaultHost:    c.GetHttpProtocolOptions().GetDefaultHostForHttp_10(),
 		relativeOnly:   c.GetHttpProtocolOptions().GetAllowAbsoluteUrl() != nil && !c.GetHttpProtocolOptions().GetAllowAbsoluteUrl().GetValue(),
-		chunkedLength:  c.GetHttpProtocolOptions().GetAllowChunkedLength(),
+		streamErrors:   c.GetHttpProtocolOptions().GetOverrideStreamErrorOnInvalidHttpMessage().GetValue(),
+		scheme:         c.GetSchemeHeaderTransformation().GetSchemeToOverwrite(),
+		proxyContinue:  c.GetProxy_100Continue(),
+		maxLife:        c.GetCommonHttpProtocolOptions().GetMaxConnectionDuration().AsDuration(),
+		softDrain:      c.GetHttp1SafeMaxConnectionDuration(),
+		maxRequests:    int(c.GetCommonHttpProtocolOptions().GetMaxRequestsPerConnection().GetValue()),
 		stripPort:      c.GetStripAnyHostPort(),
 		stripDot:       c.GetStripTrailingHostDot(),
 		skipXFF:        c.GetSkipXffAppend(),
@@ -606,6 +638,12 @@ func (b *builder) hcm(path string, c *hcmv3.HttpConnectionManager) (*hcm, error)
 	}
 	b.statPrefix = "http." + c.GetStatPrefix() + "."
 	var err error
+	if m.codec, err = b.codecOptions(path+".http_protocol_options", c.GetHttpProtocolOptions()); err != nil {
+		return nil, err
+	}
+	if err := b.requestIDs(path+".request_id_extension.typed_config", c.GetRequestIdExtension()); err != nil {
+		return nil, err
+	}
 	if m.routes, err = b.routeTable(path+".route_config", c.GetRouteConfig()); err != nil {
 		return nil, err
 	}
@@ -634,10 +672,14 @@ func newHCMStats(stats *Stats, prefix string) hcmStats {
 		destroyed: cx("destroy"), destroyedHere: cx("destroy_local"), destroyedByPeer: cx("destroy_remote"),
 		protocolErrors: cx("protocol_error"), idleTimeouts: cx("idle_timeout"), delayedCloses: cx("delayed_close_timeout"),
 		requests: rq("total"), activeRequests: rq("active"), http1Requests: rq("http1_total"), completed: rq("completed"),
-		resets: rq("rx_reset"), earlyResponses: rq("response_before_rq_complete"), upgradeRefused: rq("ws_on_non_ws_route"),
+		resets: rq("rx_reset"), brokenResponses: rq("tx_reset"), earlyResponses: rq("response_before_rq_complete"), upgradeRefused: rq("ws_on_non_ws_route"),
 		timeouts: rq("timeout"), idleStreams: rq("idle_timeout"), longStreams: rq("max_duration_reached"), headTimeouts: rq("header_timeout"),
 		upgrades: cx("upgrades_total"), activeUpgrades: cx("upgrades_active"),
+		destroyedBusy: cx("destroy_active_rq"), destroyedBusyByPeer: cx("destroy_remote_active_rq"),
+		longConnections: cx("max_duration_reached"), requestsReached: cx("max_requests_reached"),
+		underscoresDropped: stats.Stat("http1.dropped_headers_with_underscores"), underscoresRejected: stats.Stat("http1.requests_rejected_with_underscores_in_headers"),
 	}
+	cx("destroy_local_active_rq")
 	for i := 1; i <= 5; i++ {
 		s.classes[i] = rq(string(rune('0'+i)) + "xx")
 	}

@@ -1,6 +1,9 @@
 package proxy
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // field is one entry of a header map.
 type field struct{ name, value string }
@@ -15,6 +18,8 @@ type Headers struct {
 	fields []field
 	pseudo int             // how many of fields, from the front, are pseudo headers
 	inline map[string]bool // names that are joined; shared, never written
+
+	spelling *spelling // of the names, where it is kept
 }
 
 // Inline headers of request and response maps, as Envoy 1.40 prints them when
@@ -35,7 +40,7 @@ func inlineSet(names string) map[string]bool {
 // reset empties the map and keeps its memory.
 func (h *Headers) reset(inline map[string]bool) {
 	clear(h.fields)
-	h.fields, h.pseudo, h.inline = h.fields[:0], 0, inline
+	h.fields, h.pseudo, h.inline, h.spelling = h.fields[:0], 0, inline, nil
 }
 
 func (h *Headers) Len() int { return len(h.fields) }
@@ -139,6 +144,14 @@ func (h *Headers) remove(name string) {
 	}
 	clear(h.fields[len(kept):])
 	h.fields = kept
+}
+
+// removeAt removes one field.
+func (h *Headers) removeAt(i int) {
+	if i < h.pseudo {
+		h.pseudo--
+	}
+	h.fields = slices.Delete(h.fields, i, i+1)
 }
 
 func (h *Headers) Clear() { h.reset(h.inline) }

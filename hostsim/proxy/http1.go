@@ -64,6 +64,20 @@ func (in *input) discard(n int) {
 
 // fill reads once, and makes room for at least want unread bytes first.
 func (in *input) fill(want int) error {
+	in.room(want)
+	n, err := in.conn.Read(in.buf[in.w:])
+	in.w += n
+	if n > 0 {
+		return nil
+	}
+	if err == nil {
+		err = io.ErrNoProgress
+	}
+	return err
+}
+
+// room makes room for at least want unread bytes, and for one to read.
+func (in *input) room(want int) {
 	if in.r > 0 && in.r == in.w {
 		in.r, in.w = 0, 0
 	}
@@ -78,15 +92,6 @@ func (in *input) fill(want int) error {
 			in.buf = grown
 		}
 	}
-	n, err := in.conn.Read(in.buf[in.w:])
-	in.w += n
-	if n > 0 {
-		return nil
-	}
-	if err == nil {
-		err = io.ErrNoProgress
-	}
-	return err
 }
 
 // head returns a whole head with its empty line, if one is buffered, or else
@@ -155,13 +160,15 @@ func headEnd(b []byte, from int) int {
 
 // requestHead is a parsed request line; its header fields go to a Headers.
 type requestHead struct {
-	method, target string
-	http11         bool
+	method, target, version string // no version is HTTP/0.9
 }
+
+func (r *requestHead) http11() bool { return r.version == "HTTP/1.1" }
 
 // parseRequest parses a whole head. It lower-cases names in place, and the
 // strings it makes are views of head, which must not change while they live.
-func parseRequest(head []byte, h *Headers, maxHeaders int) (requestHead, error) {
+// anyMethod is allow_custom_methods.
+func parseRequest(head []byte, h *Headers, maxHeaders int, anyMethod bool) (requestHead, error) {
 	var req requestHead
 	lowerNames(head)
 	text := unsafe.String(unsafe.SliceData(head), len(head))
@@ -169,30 +176,33 @@ func parseRequest(head []byte, h *Headers, maxHeaders int) (requestHead, error) 
 		return req, errCharacters
 	}
 	line, rest, _ := strings.Cut(text, "\n")
-	req, ok := parseRequestLine(line)
+	req, ok := parseRequestLine(line, anyMethod)
 	if !ok {
 		return req, errParse
 	}
 	return req, parseFields(rest, h, maxHeaders)
 }
 
-func parseRequestLine(line string) (requestHead, bool) {
+func parseRequestLine(line string, anyMethod bool) (requestHead, bool) {
 	method, line := nextWord(line)
 	target, line := nextWord(line)
 	version := strings.Trim(line, " \t\r")
-	ok := knownMethod(method) && validTarget(target, method == "CONNECT") && validVersion(version)
-	return requestHead{method: method, target: target, http11: version == "HTTP/1.1"}, ok
+	ok := (knownMethod(method) || anyMethod && isToken(method)) && validTarget(target, method == "CONNECT") && validVersion(version)
+	return requestHead{method: method, target: target, version: version}, ok
 }
 
-// validFirstLine judges the request line of an incomplete head as soon as it
-// is there.
-func validFirstLine(b []byte) bool {
+// firstLine judges the request line of an incomplete head as soon as it is
+// there. One of HTTP/0.9 is all of a head; then n is its length.
+func firstLine(b []byte, anyMethod bool) (n int, ok bool) {
 	i := bytes.IndexByte(b, '\n')
 	if i < 0 {
-		return true
+		return 0, true
 	}
-	_, ok := parseRequestLine(string(b[:i]))
-	return ok
+	req, ok := parseRequestLine(string(b[:i]), anyMethod)
+	if ok && req.version == "" {
+		n = i + 1
+	}
+	return n, ok
 }
 
 // parseResponse parses the head of a response, as parseRequest does.
@@ -206,7 +216,7 @@ func parseResponse(head []byte, h *Headers, maxHeaders int) (status int, http11 
 	version, line, _ := strings.Cut(strings.TrimRight(line, "\r"), " ")
 	code, _, _ := strings.Cut(strings.TrimLeft(line, " "), " ")
 	status, convErr := strconv.Atoi(code)
-	if !validVersion(version) || version == "" || convErr != nil || len(code) != 3 || status < 100 {
+	if !validVersion(version) || version == "" || convErr != nil || !isDigit(code[0]) || status < 100 {
 		return 0, false, errParse
 	}
 	h.insert(":status", code)
@@ -269,10 +279,14 @@ func parseFields(text string, h *Headers, maxHeaders int) error {
 		if len(h.fields) >= maxHeaders {
 			return errTooManyHeaders
 		}
-		if name == "host" {
-			name = ":authority"
+		switch {
+		case h.inline == nil: // trailers, which have no pseudo headers
+			h.fields = append(h.fields, field{name, value})
+		case name == "host":
+			h.Add(":authority", value)
+		default:
+			h.Add(name, value)
 		}
-		h.Add(name, value)
 		text = rest
 	}
 }
@@ -392,6 +406,9 @@ type bodyReader struct {
 	left int64 // bytes to go of the content (bodyLength) or the chunk
 	tail bool  // the CRLF behind a chunk's data is still to come
 	done bool
+
+	trailers    *Headers // where they go; nil: they are dropped
+	maxTrailers int      // how many there may be
 }
 
 func (b *bodyReader) reset(in *input, kind bodyKind, length int64) {
@@ -462,7 +479,7 @@ func (b *bodyReader) take() ([]byte, error) {
 		}
 		i := bytes.IndexByte(buf, '\n')
 		if i < 0 {
-			if len(buf) > 4096 {
+			if len(buf) > 4096 || !chunkSizeStart(buf) {
 				return nil, errBody
 			}
 			return nil, nil
@@ -476,8 +493,7 @@ func (b *bodyReader) take() ([]byte, error) {
 			b.in.discard(i + 1)
 			continue
 		}
-		// The last chunk; trailers up to an empty line are checked and
-		// dropped, as Envoy does without enable_trailers.
+		// The last chunk, and trailers up to an empty line.
 		end := headEnd(buf, i)
 		if max(end, len(buf)) > maxTrailers && (end == 0 || end > maxTrailers) {
 			return nil, errHeadersTooBig
@@ -485,7 +501,7 @@ func (b *bodyReader) take() ([]byte, error) {
 		if end == 0 {
 			return nil, nil
 		}
-		if err := checkTrailers(buf[i+1 : end]); err != nil {
+		if err := b.parseTrailers(buf[i:end]); err != nil {
 			return nil, err
 		}
 		b.in.discard(end)
@@ -497,14 +513,41 @@ func (b *bodyReader) take() ([]byte, error) {
 // maxTrailers is the most that a trailer section may have, in bytes.
 const maxTrailers = 60 << 10
 
-func checkTrailers(section []byte) error {
-	var h Headers
+// parseTrailers reads a trailer section, which begins with the end of the line
+// before. Without enable_trailers it is only checked.
+func (b *bodyReader) parseTrailers(section []byte) error {
+	var dropped Headers
+	h, most := b.trailers, b.maxTrailers
+	if h == nil {
+		h, most = &dropped, math.MaxInt
+	}
 	h.reset(nil)
-	text := string(section)
+	section = bytes.Clone(section)
+	lowerNames(section)
+	text := string(section[1:])
 	if !validHead(text) {
 		return errCharacters
 	}
-	return parseFields(text, &h, math.MaxInt)
+	return parseFields(text, h, most)
+}
+
+// chunkSizeStart says whether a chunk-size line may begin so. Envoy does not
+// wait for its end before it refuses one.
+func chunkSizeStart(line []byte) bool {
+	digits := 0
+	for _, c := range line {
+		switch {
+		case isHex(c):
+			if digits++; digits > 16 {
+				return false
+			}
+		case c == ';' || c == ' ' || c == '\t' || c == '\r':
+			return digits > 0
+		default:
+			return false
+		}
+	}
+	return true
 }
 
 // chunkSize parses a chunk-size line without its LF; extensions are ignored.
@@ -551,22 +594,35 @@ func contentLength(v string) (int64, bool) {
 	return n, true
 }
 
+// encoding is how a codec writes heads.
+type encoding struct {
+	names    nameCase // of fields whose spelling nobody has kept
+	absolute bool     // requests have an absolute-form target
+	trailers bool     // are written
+}
+
 // appendRequest writes a request head. chunked says that the encoder adds
 // Transfer-Encoding.
-func appendRequest(b []byte, h *Headers, chunked, zeroLength bool) []byte {
+func (e *encoding) appendRequest(b []byte, h *Headers, chunked, zeroLength bool) []byte {
 	b = append(b, h.value(":method")...)
 	b = append(b, ' ')
-	if h.value(":method") == "CONNECT" {
+	switch {
+	case h.value(":method") == "CONNECT":
 		b = append(b, h.value(":authority")...)
-	} else {
+	case e.absolute:
+		b = append(b, h.value(":scheme")...)
+		b = append(b, "://"...)
+		b = append(b, h.value(":authority")...)
+		fallthrough
+	default:
 		b = append(b, h.value(":path")...)
 	}
 	b = append(b, " HTTP/1.1\r\n"...)
-	return appendFields(b, h, chunked, zeroLength)
+	return e.appendFields(b, h, chunked, zeroLength)
 }
 
 // appendResponse writes a response head.
-func appendResponse(b []byte, h *Headers, http11 bool, chunked, zeroLength bool) []byte {
+func (e *encoding) appendResponse(b []byte, h *Headers, http11 bool, chunked, zeroLength bool) []byte {
 	if http11 {
 		b = append(b, "HTTP/1.1 "...)
 	} else {
@@ -575,12 +631,14 @@ func appendResponse(b []byte, h *Headers, http11 bool, chunked, zeroLength bool)
 	status := h.value(":status")
 	b = append(b, status...)
 	b = append(b, ' ')
-	b = append(b, reasonPhrase(status)...)
+	b = append(b, h.reasonPhrase()...)
 	b = append(b, "\r\n"...)
-	return appendFields(b, h, chunked, zeroLength)
+	return e.appendFields(b, h, chunked, zeroLength)
 }
 
-func appendFields(b []byte, h *Headers, chunked, zeroLength bool) []byte {
+// appendFields writes the field lines of a head or a trailer section, and its
+// empty line.
+func (e *encoding) appendFields(b []byte, h *Headers, chunked, zeroLength bool) []byte {
 	for _, f := range h.fields {
 		name := f.name
 		if name == ":authority" {
@@ -588,16 +646,29 @@ func appendFields(b []byte, h *Headers, chunked, zeroLength bool) []byte {
 		} else if name != "" && name[0] == ':' {
 			continue
 		}
-		b = append(b, name...)
-		b = append(b, ": "...)
-		b = append(b, f.value...)
-		b = append(b, "\r\n"...)
+		b = e.appendField(b, h, name, f.value)
 	}
 	if chunked {
-		b = append(b, "transfer-encoding: chunked\r\n"...)
+		b = e.appendField(b, h, "transfer-encoding", "chunked")
 	}
 	if zeroLength {
-		b = append(b, "content-length: 0\r\n"...)
+		b = e.appendField(b, h, "content-length", "0")
+	}
+	return append(b, "\r\n"...)
+}
+
+func (e *encoding) appendField(b []byte, h *Headers, name, value string) []byte {
+	b = e.names.append(b, h.spelling, name)
+	b = append(b, ": "...)
+	b = append(b, value...)
+	return append(b, "\r\n"...)
+}
+
+// appendEnd writes the last chunk.
+func (e *encoding) appendEnd(b []byte, trailers *Headers) []byte {
+	b = append(b, "0\r\n"...)
+	if e.trailers {
+		return e.appendFields(b, trailers, false, false)
 	}
 	return append(b, "\r\n"...)
 }

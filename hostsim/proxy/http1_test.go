@@ -77,7 +77,7 @@ func TestRequestHeads(t *testing.T) {
 			var h Headers
 			h.reset(requestInline)
 			if err == nil {
-				_, err = parseRequest(head, &h, 100)
+				_, err = parseRequest(head, &h, 100, false)
 			}
 			if err != tt.err {
 				t.Fatalf("got error %v, want %v", err, tt.err)
@@ -99,7 +99,7 @@ func TestHeadLimits(t *testing.T) {
 	}
 	var h Headers
 	h.reset(requestInline)
-	if _, err := parseRequest(head, &h, 100); err != errTooManyHeaders {
+	if _, err := parseRequest(head, &h, 100, false); err != errTooManyHeaders {
 		t.Errorf("101 headers: got %v, want %v", err, errTooManyHeaders)
 	}
 	if _, err := inputOf("GET / HTTP/1.1\r\nX: "+strings.Repeat("a", 61<<10)).readHead(60<<10, methodStart); err != errHeadersTooBig {
@@ -180,7 +180,7 @@ func FuzzRequestHead(f *testing.F) {
 			if err != nil {
 				return requestHead{}, h, false
 			}
-			req, err := parseRequest(head, &h, 100)
+			req, err := parseRequest(head, &h, 100, false)
 			return req, h, err == nil
 		}
 		req, h, ok := parse(data)
@@ -194,9 +194,9 @@ func FuzzRequestHead(f *testing.F) {
 			return // its target is the authority
 		}
 		again.insert(":path", req.target)
-		req2, h2, ok := parse(appendRequest(nil, &again, false, false))
+		req2, h2, ok := parse(new(encoding).appendRequest(nil, &again, false, false))
 		if !ok {
-			t.Fatalf("%q: cannot be read back from %q", data, appendRequest(nil, &again, false, false))
+			t.Fatalf("%q: cannot be read back from %q", data, new(encoding).appendRequest(nil, &again, false, false))
 		}
 		if req2.method != req.method || req2.target != req.target {
 			t.Fatalf("%q: got %+v back, want %+v", data, req2, req)

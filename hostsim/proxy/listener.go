@@ -60,8 +60,8 @@ type connection struct {
 	flushed int64  // bytes written by it
 	stream  stream
 
-	served  bool // at least one request
-	drained bool // idle for so long that the next request is the last
+	served bool // at least one request
+	life   lifetime
 
 	watching chan struct{} // closed when the watcher is through
 	idle     atomic.Bool   // waits for a request's first byte
@@ -72,6 +72,7 @@ func (c *connection) serve() {
 	m := c.hcm
 	m.stats.connections.Add(1)
 	m.stats.activeConnections.Add(1)
+	c.life.begin(m, time.Now())
 	byPeer := true
 	defer func() {
 		c.Close()
@@ -98,7 +99,7 @@ func (c *connection) serve() {
 			c.served = true
 		}
 		c.stream.conn, c.stream.hcm = c, m
-		if !c.stream.serve() {
+		if !c.stream.serve() || c.over(time.Now()) {
 			byPeer = c.linger()
 			return
 		}
@@ -114,18 +115,17 @@ func (c *connection) awaitRequest() (more, byPeer bool) {
 	c.idle.Store(true)
 	defer c.idle.Store(false)
 	m := c.hcm
-	limit := m.idleTimeout
+	var idle time.Time
+	if m.idleTimeout > 0 {
+		idle = time.Now().Add(m.idleTimeout)
+	}
 	for {
 		select {
 		case <-c.server.draining:
 			return false, false
 		default:
 		}
-		if limit > 0 {
-			c.SetReadDeadline(time.Now().Add(limit))
-		} else {
-			c.SetReadDeadline(time.Time{})
-		}
+		c.SetReadDeadline(earliest(idle, c.life.old, c.life.over))
 		err := c.in.fill(1)
 		if err == nil {
 			return true, false
@@ -133,13 +133,19 @@ func (c *connection) awaitRequest() (more, byPeer bool) {
 		if !errors.Is(err, os.ErrDeadlineExceeded) {
 			return false, true
 		}
-		// A connection that was used already is drained first: a request that
-		// comes now is answered, and told that it is the last.
-		if !c.served || c.drained {
-			m.stats.idleTimeouts.Add(1)
+		now := time.Now()
+		if c.age(now) || c.over(now) {
 			return false, false
 		}
-		c.drained, limit = true, m.drainTimeout
+		if !idle.IsZero() && !now.Before(idle) {
+			m.stats.idleTimeouts.Add(1)
+			if idle = (time.Time{}); !c.served {
+				return false, false
+			}
+			if c.life.over.IsZero() {
+				c.life.over = now.Add(m.drainTimeout)
+			}
+		}
 	}
 }
 
@@ -153,9 +159,10 @@ func (c *connection) linger() (byPeer bool) {
 	if s.flags == "DC" {
 		return true
 	}
-	if c.hcm.delayedClose <= 0 || s.complete() && !s.broken {
+	if c.hcm.delayedClose <= 0 || s.promptly && s.complete() && s.waited {
 		return false
 	}
+	c.drain(1 << 20) // Envoy has read what had come
 	if awaitPeerClose(c.Conn, c.hcm.delayedClose) {
 		return true
 	}

@@ -46,6 +46,25 @@ func (p *peeker) peekFD(fd uintptr) {
 	}
 }
 
+// readAhead reads what has come already, as Envoy does in one turn of its event
+// loop.
+func (p *peeker) readAhead(in *input) {
+	const most = 1 << 20 // Envoy's default of per_connection_buffer_limit_bytes
+	for {
+		n := 0
+		p.raw.Control(func(fd uintptr) {
+			in.room(len(in.buffered()) + bodyBuffer)
+			n, _, _ = syscall.Recvfrom(int(fd), in.buf[in.w:], syscall.MSG_DONTWAIT)
+		})
+		if n <= 0 {
+			return
+		}
+		if in.w += n; len(in.buffered()) >= most {
+			return
+		}
+	}
+}
+
 // drain reads and drops what has come already, up to most bytes.
 func (p *peeker) drain(most int) {
 	p.raw.Control(func(fd uintptr) {

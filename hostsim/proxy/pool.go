@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -80,7 +81,9 @@ type upstreamConn struct {
 	in   input
 	out  []byte
 
-	uses      int       // requests so far
+	uses      int  // requests so far
+	old       bool // max_connection_duration has passed
+	life      *time.Timer
 	idleSince time.Time // when it was given back
 
 	peeker // an idle connection has nothing to say
@@ -167,7 +170,28 @@ func (p *pool) attach(conn *upstreamConn) error {
 // last says that the connection serves no further request.
 func (u *upstreamConn) last() bool {
 	most := u.host.cluster.maxUses
-	return most > 0 && u.uses >= most
+	return u.old || most > 0 && u.uses >= most
+}
+
+// Close closes the connection.
+func (u *upstreamConn) Close() error {
+	if u.life != nil {
+		u.life.Stop()
+	}
+	return u.Conn.Close()
+}
+
+// expire ends a connection that is as old as it may become, as soon as it is
+// idle.
+func (p *pool) expire(conn *upstreamConn) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	conn.old = true
+	p.host.cluster.stats.cxMaxDuration.Add(1)
+	if i := slices.Index(p.idle, conn); i >= 0 {
+		p.idle = slices.Delete(p.idle, i, i+1)
+		p.drop(conn)
+	}
 }
 
 // connect makes connections until there are as many as requests that wait. A
@@ -210,6 +234,9 @@ func (p *pool) dial() {
 	p.connecting--
 	if err == nil {
 		up.pool = p
+		if c.maxLife > 0 {
+			up.life = time.AfterFunc(c.maxLife, func() { p.expire(up) })
+		}
 		p.ready(up)
 		return
 	}
@@ -288,6 +315,7 @@ func (p *pool) dequeued() {
 
 // await waits in the pending queue for as long as the client does.
 func (p *pool) await(s *stream, w *waiter) (*upstreamConn, error) {
+	s.waited = true
 	limit := s.limit()
 	timer := time.NewTimer(time.Until(earliest(limit, time.Now().Add(patience))))
 	defer timer.Stop()
@@ -400,6 +428,7 @@ func (p *pool) drop(conn *upstreamConn) {
 		how = resetByPeer
 	case noise:
 		stats.cxProtocolError.Add(1)
+		conn.drain(1 << 20) // or else closing would reset it
 	}
 	conn.Close()
 	p.forget()

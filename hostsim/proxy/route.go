@@ -74,6 +74,7 @@ type route struct {
 	noCluster   int           // the status where the cluster is unknown
 	timeout     time.Duration // 0: none
 	idleTimeout time.Duration // 0: none; negative: the connection manager's
+	maxStream   time.Duration // 0: none; negative: the connection manager's
 	upgrades    map[string]bool
 	retry       *retryPolicy // nil: what the request asks for
 	priority    int
@@ -364,7 +365,7 @@ func (b *builder) virtualHost(path string, c *routev3.VirtualHost, t *routeTable
 func (b *builder) route(path string, c *routev3.Route, v *virtualHost, t *routeTable) (*route, error) {
 	r := &route{
 		name: c.GetName(), virtualHost: v, metadata: c.GetMetadata().GetFilterMetadata(),
-		timeout: defaultRouteTimeout, idleTimeout: -1, noCluster: 503,
+		timeout: defaultRouteTimeout, idleTimeout: -1, maxStream: -1, noCluster: 503,
 	}
 	var err error
 	if r.match, err = b.routeMatch(path+".match", c.GetMatch()); err != nil {
@@ -445,6 +446,9 @@ func (b *builder) routeAction(path string, r *route, a *routev3.RouteAction) err
 	}
 	if a.GetIdleTimeout() != nil {
 		r.idleTimeout = a.GetIdleTimeout().AsDuration()
+	}
+	if v := a.GetMaxStreamDuration().GetMaxStreamDuration(); v != nil {
+		r.maxStream = v.AsDuration()
 	}
 	switch a.GetClusterNotFoundResponseCode() {
 	case routev3.RouteAction_NOT_FOUND:

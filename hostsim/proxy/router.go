@@ -34,6 +34,9 @@ func (s *stream) forward() *localReply {
 	if r.idleTimeout >= 0 {
 		s.timers.idle = r.idleTimeout
 	}
+	if r.maxStream >= 0 {
+		s.timers.limitWhole(s.start, r.maxStream)
+	}
 	s.timeouts(r)
 	if r.virtualHost.attemptCount {
 		s.request.set("x-envoy-attempt-count", "1")
@@ -73,6 +76,9 @@ func (s *stream) attempt(r *route, c *cluster) *localReply {
 	s.upstreamHost, s.host = h.address, h
 	if s.attempts == 1 {
 		if r := s.spoiled(); r != nil {
+			return r
+		}
+		if r := s.contentAhead(); r != nil {
 			return r
 		}
 	}
@@ -270,9 +276,15 @@ func (s *stream) timedOut(details string) *localReply {
 	return r
 }
 
+// errHalfHead is a connection that ended in the middle of a response's head.
+var errHalfHead = &codecError{status: 400, details: "http1.codec_error"}
+
 // endingOf says who ended a connection that failed so.
 func endingOf(err error) ending {
 	var protocol *codecError
+	if err == errHalfHead {
+		return resetByPeer
+	}
 	if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, net.ErrClosed) || err == errDownstream || err == errBody || errors.As(err, &protocol) {
 		return resetHere
 	}
@@ -282,28 +294,29 @@ func endingOf(err error) ending {
 // exchange sends the request and relays the response.
 func (s *stream) exchange(r *route, up *upstreamConn) *localReply {
 	chunked := s.chunked
-	up.out = appendRequest(up.out[:0], &s.request, chunked, s.zeroLength)
+	up.out = up.host.cluster.codec.appendRequest(up.out[:0], &s.request, chunked, s.zeroLength)
 
 	up.early = up.early[:0]
 	up.uploaded = nil
+	content := s.retained
+	if s.attempts == 1 {
+		content = s.ahead
+	}
 	switch {
-	case s.upgrade && s.shown:
-		up.early = append(up.early, s.retained...)
 	case s.upgrade:
-		if r := s.earlyData(up); r != nil {
-			return r
-		}
+		up.early = append(up.early, content...)
 	case s.body.done:
-		up.content(s.retained, chunked)
+		up.content(content, chunked)
 		if chunked {
-			up.out = append(up.out, "0\r\n\r\n"...)
+			up.out = up.host.cluster.codec.appendEnd(up.out, &s.requestTrailers)
 		}
 	default:
-		up.content(s.retained, chunked)
+		up.content(content, chunked)
 		if r := s.firstContent(up, chunked); r != nil {
 			return r
 		}
 	}
+	s.waited = true
 	if _, err := up.Write(up.out); err != nil {
 		return s.failed(err)
 	}
@@ -314,17 +327,39 @@ func (s *stream) exchange(r *route, up *upstreamConn) *localReply {
 	return s.relay(r, up)
 }
 
-// earlyData shows filters what a client sent behind its handshake without
-// waiting for the 101. It goes upstream behind the 101, or nowhere. The codec
-// always gives one piece of data here, be it empty.
-func (s *stream) earlyData(up *upstreamConn) *localReply {
-	data, _ := s.body.take()
-	s.bytesReceived.Add(int64(len(data)))
-	data, r := s.decodeData(data, false)
-	up.early = append(up.early, data...)
-	s.shown = true
-	s.retain(data)
-	return r
+// contentAhead runs what of the request's content is there already through
+// the filters, as Envoy does before it has a connection for it.
+//
+// Of an upgrade it is what a client sent behind its handshake without waiting
+// for the 101; it goes upstream behind the 101, or nowhere. The codec always
+// gives one piece of data there, be it empty.
+func (s *stream) contentAhead() *localReply {
+	for first := true; first && s.upgrade || !s.body.done; first = false {
+		data, err := s.body.take()
+		if err != nil {
+			return codecReply(err)
+		}
+		if len(data) == 0 && !s.body.done && !(first && s.upgrade) {
+			return nil
+		}
+		if len(data) > 0 || s.upgrade {
+			s.bytesReceived.Add(int64(len(data)))
+			out, r := s.decodeData(data, false)
+			if r != nil {
+				return r
+			}
+			s.retain(out)
+			s.ahead = append(s.ahead, out...)
+		}
+		if s.body.done {
+			out, r := s.contentEnd()
+			if r != nil {
+				return r
+			}
+			s.ahead = append(s.ahead, out...)
+		}
+	}
+	return nil
 }
 
 // firstContent takes what of the request's content is there already, so that
@@ -356,13 +391,31 @@ func (s *stream) firstContent(up *upstreamConn, chunked bool) *localReply {
 // lastContent ends the request. Envoy's codec gives the end of the stream to
 // filters as a piece of its own.
 func (s *stream) lastContent(up *upstreamConn, chunked bool) *localReply {
-	out, r := s.decodeData(nil, true)
+	out, r := s.contentEnd()
 	if r != nil {
 		return r
 	}
 	up.content(out, chunked)
 	if chunked {
-		up.out = append(up.out, "0\r\n\r\n"...)
+		up.out = up.host.cluster.codec.appendEnd(up.out, &s.requestTrailers)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.perTry > 0 {
+		s.timers.try = s.requestComplete.Add(s.perTry)
+	}
+	if s.timeout > 0 || s.perTry > 0 {
+		up.SetReadDeadline(s.timers.until()) // relay may be waiting already
+	}
+	return nil
+}
+
+// contentEnd ends the request for the filters, and gives the content that they
+// had kept.
+func (s *stream) contentEnd() ([]byte, *localReply) {
+	out, r := s.decodeEnd()
+	if r != nil {
+		return nil, r
 	}
 	s.mu.Lock()
 	s.requestComplete = time.Now()
@@ -370,15 +423,9 @@ func (s *stream) lastContent(up *upstreamConn, chunked bool) *localReply {
 	if s.timeout > 0 {
 		s.timers.response = s.requestComplete.Add(s.timeout)
 	}
-	if s.perTry > 0 {
-		s.timers.try = s.requestComplete.Add(s.perTry)
-	}
-	if s.timeout > 0 || s.perTry > 0 {
-		up.SetReadDeadline(s.timers.until()) // relay may be waiting already
-	}
 	s.mu.Unlock()
 	s.retain(out)
-	return nil
+	return out, nil
 }
 
 // retain keeps content that was sent, for another attempt to send it again.
@@ -511,7 +558,7 @@ func (s *stream) relay(r *route, up *upstreamConn) *localReply {
 	}
 	complete := s.requestComplete
 	s.mu.Unlock()
-	if !keep {
+	if wantsClose(resp, http11) {
 		c.stats.cxCloseNotify.Add(1)
 	}
 	if again {
@@ -532,22 +579,23 @@ func (s *stream) relay(r *route, up *upstreamConn) *localReply {
 	tunnel := false
 	if s.upgrade {
 		switch {
-		case status == 101:
-			tunnel = isUpgrade(resp) && !equalFold(resp.value("upgrade"), "h2c")
-			if !tunnel {
-				resp.remove("upgrade")
-				resp.remove("connection")
-				body.reset(&up.in, bodyNone, 0)
-			} else {
-				body.reset(&up.in, bodyUntilClose, 0)
-			}
-			keep = false
-		case status >= 200 && status < 300 && equalFold(s.request.value("upgrade"), "websocket"):
-			// A handshake that was answered with success but not switched:
-			// its content is dropped.
+		case status >= 200 && status < 400 && equalFold(s.request.value("upgrade"), "websocket"):
+			// A handshake that was answered with success or a redirect but
+			// not switched: its content is dropped.
 			resp.remove("content-length")
 			resp.remove("transfer-encoding")
 			s.details = "websocket_handshake_unsuccessful"
+			body.reset(&up.in, bodyNone, 0)
+			keep = false
+		case isUpgrade(resp) && !equalFold(resp.value("upgrade"), "h2c"): // with any status
+			tunnel, keep = true, false
+			if status != 101 {
+				up.early = up.early[:0]
+			}
+			body.reset(&up.in, bodyUntilClose, 0)
+		case status == 101:
+			resp.remove("upgrade")
+			resp.remove("connection")
 			body.reset(&up.in, bodyNone, 0)
 			keep = false
 		}
@@ -567,16 +615,21 @@ func (s *stream) relay(r *route, up *upstreamConn) *localReply {
 		return nil
 	}
 	err = s.relayBody(&body, up, chunked)
-	if uploaded := s.uploadResult(up, true); uploaded != nil {
-		keep = false
-	}
-	if err != nil {
-		keep = false
+	uploaded := s.uploadResult(up, true)
+	switch {
+	case err != nil && uploaded != nil:
+		s.closing, s.broken = true, true
+		s.details, s.flags = uploaded.details, uploaded.flags
+		if uploaded.status == 0 {
+			s.left()
+		}
+	case err != nil:
 		s.resetBy(err)
 	}
+	keep = keep && err == nil && uploaded == nil
 	s.upstream.Store(nil)
 	if err != nil {
-		if errors.Is(err, io.ErrUnexpectedEOF) || err == errBody {
+		if !errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, errDownstream) {
 			c.stats.cxProtocolError.Add(1)
 		}
 		up.finish(endingOf(err))
@@ -656,18 +709,26 @@ func (s *stream) watchedResponseHead(up *upstreamConn) (status int, http11 bool,
 	return status, http11, err
 }
 
+// informational is a 1xx other than 101: it ends here, unless
+// proxy_100_continue.
+func (s *stream) informational(c *cluster, status int) {
+	s.responded(c, status)
+}
+
 func (s *stream) readResponseHead(up *upstreamConn) (status int, http11 bool, err error) {
 	for {
-		head, err := up.in.readHead(maxResponseHead, statusStart)
+		cluster := up.host.cluster
+		head, err := up.in.readHead(cluster.maxResponseHead, statusStart)
 		if err != nil {
-			if len(up.in.buffered()) > 0 && !errors.Is(err, os.ErrDeadlineExceeded) {
-				err = errParse // it broke off in the middle of its head
+			if len(up.in.buffered()) > 0 && !errors.Is(err, os.ErrDeadlineExceeded) && !errors.As(err, new(*codecError)) {
+				err = errHalfHead
 			}
 			return 0, false, err
 		}
 		size := len(head)
 		s.response.reset(responseInline)
-		status, http11, err = parseResponse(s.keep(head), &s.response, maxResponseHeaders)
+		cluster.codec.noteNames(&s.response, &s.responseNames, head)
+		status, http11, err = parseResponse(s.keep(head), &s.response, cluster.maxResponseFields)
 		up.in.discard(size)
 		if err != nil {
 			s.response.reset(responseInline)
@@ -676,16 +737,12 @@ func (s *stream) readResponseHead(up *upstreamConn) (status int, http11 bool, er
 		if status >= 200 || status == 101 {
 			return status, http11, nil
 		}
+		s.informational(cluster, status)
 	}
 }
 
 // past is a deadline that wakes whoever reads or writes.
 var past = time.Unix(1, 0)
-
-const (
-	maxResponseHead    = 80 << 10
-	maxResponseHeaders = 100
-)
 
 // responseBody decides how the content of a response ends (RFC 9112 6.3).
 func (s *stream) responseBody(b *bodyReader, in *input, status int) error {
@@ -696,17 +753,21 @@ func (s *stream) responseBody(b *bodyReader, in *input, status int) error {
 		if length && h.value("content-length") != "0" && status != 204 || te != "" {
 			return errParse
 		}
-		if status == 204 {
-			h.remove("content-length")
-		}
+		h.remove("content-length")
 		b.reset(in, bodyNone, 0)
 	case s.head || status == 304:
 		b.reset(in, bodyNone, 0)
 	case te != "":
+		if length && s.host.cluster.codec.chunkedLength {
+			h.remove("content-length")
+			length = false
+		}
 		if !equalFold(te, "chunked") || length {
 			return errParse
 		}
 		b.reset(in, bodyChunked, 0)
+		c := s.host.cluster
+		b.keepTrailers(&c.codec, &s.responseTrailers, c.maxResponseFields)
 	case length:
 		n, ok := contentLength(h.value("content-length"))
 		if !ok {
@@ -727,6 +788,9 @@ func (s *stream) resetBy(err error) {
 		s.left()
 	case errors.Is(err, os.ErrDeadlineExceeded) && expired != nil:
 		s.details, s.flags = expired.details, expired.flags
+		if s.details == "response_timeout" {
+			s.retry.stats.rqTimeout.Add(1)
+		}
 	default:
 		s.details, s.flags = "upstream_reset_after_response_started{protocol_error}", "UPE"
 	}
@@ -742,12 +806,10 @@ func (s *stream) relayBody(body *bodyReader, up *upstreamConn, chunked bool) err
 			if err := c.flush(); err != nil {
 				return errDownstream
 			}
-			up.SetReadDeadline(s.limit())
-			data, err = body.next()
-			if errors.Is(err, os.ErrDeadlineExceeded) && s.expired(time.Now()) == nil {
-				continue
+			data, err = s.nextContent(body, up)
+			if err == nil {
+				s.timers.touch()
 			}
-			s.timers.touch()
 		}
 		if err != nil && err != io.EOF {
 			c.flush()
@@ -758,10 +820,10 @@ func (s *stream) relayBody(body *bodyReader, up *upstreamConn, chunked bool) err
 			s.sendContent(out, chunked)
 		}
 		if body.done {
-			out, _ := s.encodeData(nil, true)
+			out, _ := s.encodeEnd()
 			s.sendContent(out, chunked)
 			if chunked {
-				c.out = append(c.out, "0\r\n\r\n"...)
+				c.out = s.hcm.codec.appendEnd(c.out, &s.responseTrailers)
 			}
 			return nil
 		}
@@ -769,6 +831,50 @@ func (s *stream) relayBody(body *bodyReader, up *upstreamConn, chunked bool) err
 			if err := c.flush(); err != nil {
 				return errDownstream
 			}
+		}
+	}
+}
+
+// nextContent waits for the next piece of a response for as long as the client
+// does.
+func (s *stream) nextContent(body *bodyReader, up *upstreamConn) ([]byte, error) {
+	up.SetReadDeadline(earliest(s.limit(), time.Now().Add(patience/10)))
+	data, err := body.next()
+	if !errors.Is(err, os.ErrDeadlineExceeded) || s.expired(time.Now()) != nil {
+		return data, err
+	}
+	if up.uploaded != nil {
+		return s.patientContent(body, up) // the upload watches the client
+	}
+	gone, arrived := s.conn.watch(), make(chan struct{})
+	left := make(chan bool, 1)
+	go func() {
+		select {
+		case <-gone:
+			up.SetReadDeadline(past)
+			left <- true
+		case <-arrived:
+			left <- false
+		}
+	}()
+	data, err = s.patientContent(body, up)
+	close(arrived)
+	s.conn.unwatch()
+	if <-left && err != nil && err != io.EOF {
+		err = errDownstream
+	}
+	return data, err
+}
+
+// patientContent waits until a limit of the stream has passed, or somebody
+// wakes it, as patientResponseHead does.
+func (s *stream) patientContent(body *bodyReader, up *upstreamConn) ([]byte, error) {
+	for {
+		limit := s.limit()
+		up.SetReadDeadline(limit)
+		data, err := body.next()
+		if !errors.Is(err, os.ErrDeadlineExceeded) || limit.IsZero() || time.Now().Before(limit) || s.expired(time.Now()) != nil {
+			return data, err
 		}
 	}
 }

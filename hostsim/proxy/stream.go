@@ -22,16 +22,19 @@ type stream struct {
 	// read by another goroutine than the response's where both flow.
 	mu sync.Mutex
 
-	request, response Headers
-	text              []byte     // what the strings of both maps are views of
-	body              bodyReader // of the request
-	protocol          string     // "HTTP/1.1"
-	http11, head      bool
-	upgrade           bool // the codec is in upgrade mode
-	upgraded          bool // the connection manager has accepted the upgrade
-	closing           bool // no further request on this connection
-	broken            bool // the response broke off
-	stopUpload        atomic.Bool
+	request, response                 Headers
+	requestTrailers, responseTrailers Headers
+	requestNames, responseNames       spelling   // of both heads, where it is kept
+	text                              []byte     // what the strings of both maps are views of
+	body                              bodyReader // of the request
+	protocol                          string     // "HTTP/1.1"
+	http11, head                      bool
+	upgrade                           bool // the codec is in upgrade mode
+	upgraded                          bool // the connection manager has accepted the upgrade
+	closing                           bool // no further request on this connection
+	promptly                          bool // ... which both know, so that nobody need wait for the other to close
+	broken                            bool // the response broke off
+	stopUpload                        atomic.Bool
 
 	route       *route
 	routeKnown  bool
@@ -57,7 +60,8 @@ type stream struct {
 	attempts        int
 	retry           retryState
 	retained        []byte // the content so far, for another attempt
-	shown           bool   // early data went through the filters
+	ahead           []byte // the content that had come before there was a connection
+	waited          bool   // for something other than the client's own bytes
 	chunked         bool   // how the request is framed
 	zeroLength      bool
 	waiter          waiter
@@ -115,7 +119,10 @@ func (s *stream) begin() {
 	s.request.reset(requestInline)
 	s.response.reset(responseInline)
 	s.body.reset(&s.conn.in, bodyUntilClose, 0) // not complete before its head is known
-	s.protocol, s.http11, s.head, s.upgrade, s.closing = "HTTP/1.1", true, false, false, s.conn.drained
+	s.requestTrailers.reset(nil)
+	s.responseTrailers.reset(nil)
+	s.protocol, s.http11, s.head, s.upgrade = "HTTP/1.1", true, false, false
+	s.closing, s.promptly = false, false
 	s.route, s.routeKnown = nil, false
 	s.filters, s.chain = s.filters[:0], nil
 	clear(s.filterState)
@@ -127,12 +134,15 @@ func (s *stream) begin() {
 	s.start, s.requestComplete = time.Now(), time.Time{}
 	s.timers.start(s.hcm, s.start)
 	s.status, s.details, s.flags, s.clusterName, s.upstreamHost = 0, "", "", "", ""
-	s.host, s.attempts, s.retained, s.shown = nil, 0, s.retained[:0], false
+	s.host, s.attempts, s.retained, s.ahead, s.waited = nil, 0, s.retained[:0], s.ahead[:0], false
 	s.bytesReceived.Store(0)
 	s.bytesSent.Store(0)
 	s.hcm.stats.requests.Add(1)
 	s.hcm.stats.http1Requests.Add(1)
 	s.hcm.stats.activeRequests.Add(1)
+	if s.conn.lastRequest() {
+		s.closing, s.promptly = true, true
+	}
 }
 
 // end logs the stream and lets its filters go.
@@ -146,11 +156,28 @@ func (s *stream) end() {
 		s.upgraded = false
 	}
 	switch {
-	case s.flags == "DC" || !s.responseBegun:
+	case s.flags == "DC":
+		stats.destroyedBusy.Add(1)
+		stats.destroyedBusyByPeer.Add(1)
 		stats.resets.Add(1)
-	case s.requestComplete.IsZero() && !s.broken && s.status != 101:
+	case !s.responseBegun:
+		stats.resets.Add(1)
+	case s.broken:
+		stats.brokenResponses.Add(1)
+		stats.resets.Add(1)
+	case s.requestComplete.IsZero():
 		stats.earlyResponses.Add(1)
 		stats.resets.Add(1)
+	}
+	switch s.details {
+	case "request_header_timeout":
+		stats.headTimeouts.Add(1)
+	case "request_overall_timeout":
+		stats.timeouts.Add(1)
+	case "stream_idle_timeout":
+		stats.idleStreams.Add(1)
+	case "max_duration_timeout":
+		stats.longStreams.Add(1)
 	}
 	if s.chain == nil {
 		// The request was refused before its filters were made; they take
@@ -202,6 +229,7 @@ func (s *stream) requestHasCome() {
 // head, without taking them, and a client that is gone.
 func (s *stream) spoiled() *localReply {
 	if s.body.kind == bodyChunked && !s.body.done {
+		s.conn.readAhead(&s.conn.in)
 		in, body, size := s.conn.in, s.body, 0
 		body.in = &in
 		for !body.done {
@@ -227,12 +255,18 @@ func (s *stream) spoiled() *localReply {
 func (s *stream) readHead() ([]byte, *localReply) {
 	in := &s.conn.in
 	for {
-		head, err := in.head(s.hcm.maxHeadBytes, methodStart)
+		head, err := in.head(s.hcm.maxHeadBytes, s.hcm.codec.methodStart)
 		if err == errHeadersTooBig {
 			s.conn.drain(1 << 20) // Envoy reads before it looks
 		}
-		if err == nil && head == nil && !validFirstLine(in.buffered()) {
-			err = errParse
+		if err == nil && head == nil {
+			n, ok := firstLine(in.buffered(), s.hcm.codec.anyMethod)
+			if n > 0 {
+				return in.buffered()[:n], nil
+			}
+			if !ok {
+				err = errParse
+			}
 		}
 		if err != nil {
 			return nil, codecReply(err)
@@ -299,6 +333,7 @@ func (s *stream) await() *localReply {
 	if s.resume == nil {
 		s.resume = make(chan struct{}, 1)
 	}
+	s.waited = true
 	s.mu.Unlock()
 	defer s.mu.Lock()
 	gone := s.conn.watch()
@@ -432,6 +467,9 @@ func (s *stream) sendLocal(r *localReply) {
 	if r.status == 0 { // nobody is there to read it
 		return
 	}
+	if r.status == 400 && !s.hcm.streamErrors {
+		s.closing, s.promptly = true, true
+	}
 	inResponse := s.response.Len() > 0
 	s.local = nil
 	s.localHead(r)
@@ -497,7 +535,7 @@ func (s *stream) writeHead(endStream bool) (chunked bool) {
 		chunked = !isUpgrade(h)
 	}
 	before := len(s.conn.out)
-	s.conn.out = appendResponse(s.conn.out, h, s.http11, chunked, zero)
+	s.conn.out = s.hcm.codec.appendResponse(s.conn.out, h, s.http11, chunked, zero)
 	s.meter.headSent = len(s.conn.out) - before
 	return chunked && !s.head
 }

@@ -33,6 +33,13 @@ func (t *timers) start(m *hcm, now time.Time) {
 	t.active.Store(now.UnixNano())
 }
 
+// limitWhole is max_stream_duration of a route.
+func (t *timers) limitWhole(start time.Time, most time.Duration) {
+	if t.whole = (time.Time{}); most > 0 {
+		t.whole = start.Add(most)
+	}
+}
+
 func (t *timers) idleUntil() time.Time {
 	if t.idle <= 0 {
 		return time.Time{}

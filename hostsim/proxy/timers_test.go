@@ -83,7 +83,7 @@ func TestTimers(t *testing.T) {
 	})
 	t.Run("a connection between requests is drained first", func(t *testing.T) {
 		t.Parallel()
-		_, addr := serve(t, up.Addr().String(), "drain_timeout: 20s\n          common_http_protocol_options: {idle_timeout: 1s}", "", "")
+		_, addr := serve(t, up.Addr().String(), "drain_timeout: 2s\n          common_http_protocol_options: {idle_timeout: 1s}", "", "")
 		c := dial(t, addr)
 		c.send(get)
 		wantResponse(t, c, 200, "ok")

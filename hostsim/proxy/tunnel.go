@@ -17,6 +17,7 @@ func (s *stream) tunnel(up *upstreamConn) {
 		s.upstream.Store(nil)
 		up.finish(how)
 		s.closing = true
+		s.broken = s.flags != "DC"
 		s.body.done = true
 	}()
 	s.mu.Lock()
@@ -40,11 +41,11 @@ func (s *stream) tunnel(up *upstreamConn) {
 	wg.Go(func() {
 		t.end(t.relay(&s.conn.in, up.Conn, s.chain.requestData, s.decodeData, &s.bytesReceived, "downstream_remote_disconnect", "DC"))
 	})
-	details, flags := t.relay(&up.in, s.conn.Conn, s.chain.responseData, s.encodeData, &s.bytesSent, "", "")
-	if details == "" && !t.over.Load() {
+	details, flags := t.relay(&up.in, s.conn.Conn, s.chain.responseData, s.encodeData, &s.bytesSent,
+		"upstream_reset_after_response_started{connection_termination}", "UC")
+	if t.end(details, flags) && flags == "UC" {
 		how = resetByPeer
 	}
-	t.end(details, flags)
 	wg.Wait()
 }
 
@@ -55,9 +56,9 @@ type tunnel struct {
 }
 
 // end notes why the tunnel ended, the first time, and wakes the other side.
-func (t *tunnel) end(details, flags string) {
+func (t *tunnel) end(details, flags string) (first bool) {
 	if !t.over.CompareAndSwap(false, true) {
-		return
+		return false
 	}
 	s := t.stream
 	if details != "" {
@@ -67,6 +68,7 @@ func (t *tunnel) end(details, flags string) {
 	}
 	t.up.SetDeadline(past)
 	s.conn.SetDeadline(past)
+	return true
 }
 
 // relay moves bytes one way until that side has no more, and returns why it

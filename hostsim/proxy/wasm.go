@@ -29,7 +29,8 @@ type wasmFilter struct {
 
 	// Which header maps the guest can reach: one is there from its callback
 	// on until that callback has said Continue.
-	requestMap, responseMap, logging bool
+	requestMap, responseMap, logging        bool
+	requestTrailersMap, responseTrailersMap bool
 
 	request, response held
 	buffer            *[]byte // the body of the callback under way
@@ -126,6 +127,33 @@ func (w *wasmFilter) encodeData(data *[]byte, endStream bool) status {
 	return w.data(&w.response, data, endStream, w.context.OnResponseBody)
 }
 
+func (w *wasmFilter) decodeTrailers() status {
+	if w.context == nil {
+		return goOn
+	}
+	return w.trailers(&w.requestTrailersMap, &w.stream.requestTrailers, w.context.OnRequestTrailers)
+}
+
+func (w *wasmFilter) encodeTrailers() status {
+	if w.context == nil {
+		return goOn
+	}
+	return w.trailers(&w.responseTrailersMap, &w.stream.responseTrailers, w.context.OnResponseTrailers)
+}
+
+func (w *wasmFilter) trailers(there *bool, trailers *Headers, callback func(int) (abi.Action, error)) status {
+	*there = true
+	action, err := callback(trailers.Len())
+	if err != nil {
+		return w.fail()
+	}
+	if action != abi.ActionContinue {
+		return stopHere
+	}
+	*there = false
+	return goOn
+}
+
 func (w *wasmFilter) data(h *held, data *[]byte, endStream bool, callback func(int, bool) (abi.Action, error)) status {
 	if h.buffering {
 		*data, h.data, h.buffering = append(h.data, *data...), nil, false
@@ -180,6 +208,14 @@ func (w *wasmFilter) HeaderMap(t abi.MapType) vm.HeaderMap {
 	case abi.MapResponseHeaders:
 		if w.responseMap || w.logging && w.stream.response.Len() > 0 {
 			return guestHeaders{&w.stream.response}
+		}
+	case abi.MapRequestTrailers:
+		if w.requestTrailersMap {
+			return guestHeaders{&w.stream.requestTrailers}
+		}
+	case abi.MapResponseTrailers:
+		if w.responseTrailersMap || w.logging && w.stream.responseTrailers.Len() > 0 {
+			return guestHeaders{&w.stream.responseTrailers}
 		}
 	}
 	return nil

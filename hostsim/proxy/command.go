@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"net"
-	"net/netip"
 	"os"
 	"strconv"
 	"strings"
@@ -313,19 +312,6 @@ func (s *stream) clientAddress() string {
 		return s.client
 	}
 	return s.conn.remote
-}
-
-// forwardedClient is the last address of x-forwarded-for, with the port 0, or
-// "" where that is none.
-func forwardedClient(list string) string {
-	if list == "" {
-		return ""
-	}
-	last := strings.Trim(list[strings.LastIndexByte(list, ',')+1:], " \t")
-	if a, err := netip.ParseAddr(last); err == nil {
-		return netip.AddrPortFrom(a, 0).String()
-	}
-	return ""
 }
 
 // namedAs is what Envoy calls the host: its name, or else its address.

@@ -36,6 +36,8 @@ type hcm struct {
 	escapedSlashes              hcmv3.HttpConnectionManager_PathWithEscapedSlashesAction
 
 	remoteAddress bool // use_remote_address: this is the edge
+	client        clientOptions
+	replies       *localReplies // nil: as they are
 
 	serverName          string
 	serverHeader        hcmv3.HttpConnectionManager_ServerHeaderTransformation
@@ -185,7 +187,9 @@ func (s *stream) decodeManager() *localReply {
 	if m.stripPort || m.stripDot {
 		h.set(":authority", m.stripHost(h.value(":authority")))
 	}
-	s.mutateRequest()
+	if r := s.mutateRequest(); r != nil {
+		return r
+	}
 
 	s.findRoute()
 	chain := m.chain
@@ -407,7 +411,7 @@ func (m *hcm) sanitizePath(h *Headers) *localReply {
 }
 
 // mutateRequest is ConnectionManagerUtility::mutateRequestHeaders.
-func (s *stream) mutateRequest() {
+func (s *stream) mutateRequest() *localReply {
 	m, h := s.hcm, &s.request
 	s.mutateEarly()
 	if !isUpgrade(h) {
@@ -425,16 +429,15 @@ func (s *stream) mutateRequest() {
 	h.remove("keep-alive")
 	h.remove("proxy-connection")
 	h.remove("transfer-encoding")
-	if m.remoteAddress {
-		s.trustOnlyConnection()
-	} else {
-		s.client = forwardedClient(h.value("x-forwarded-for"))
-		if !h.has("x-forwarded-proto") {
-			h.set("x-forwarded-proto", "http")
-		}
+	internal, refusal := s.findClient()
+	if refusal != nil {
+		return refusal
 	}
-	for _, name := range externalHeaders {
-		h.remove(name)
+	edge := m.remoteAddress && !internal
+	if internal {
+		h.set("x-envoy-internal", "true")
+	} else {
+		s.cleanInternal(edge)
 	}
 	// What forward_client_cert_details does by default: it is SANITIZE.
 	h.remove("x-forwarded-client-cert")
@@ -449,36 +452,43 @@ func (s *stream) mutateRequest() {
 		h.insert(":scheme", schemeOf(h.value("x-forwarded-proto")))
 	}
 	if m.via != "" {
-		h.Add("via", m.via)
+		addVia(h, m.via)
 	}
-	if m.generateID && (m.remoteAddress && !m.preserveID || h.value("x-request-id") == "") {
+	if edge {
+		h.set("x-envoy-external-address", withoutPort(s.clientAddress()))
+	}
+	if m.generateID && (edge && !m.preserveID || h.value("x-request-id") == "") {
 		id := newRequestID()
 		h.set("x-request-id", s.keepString(id[:]))
 	}
+	return nil
 }
 
-// trustOnlyConnection is use_remote_address without trusted hops: this is the
-// edge, and what a client says of itself counts for nothing.
-func (s *stream) trustOnlyConnection() {
-	h := &s.request
-	client := s.conn.remoteIP
-	appended := client
-	if s.conn.loopback {
-		appended = s.hcm.server.localIP // Envoy names itself for a client on its own machine
+// addVia is Utility::appendVia.
+func addVia(h *Headers, name string) {
+	if have := h.value("via"); have != "" {
+		name = have + ", " + name
 	}
-	if !s.hcm.skipXFF {
-		h.Add("x-forwarded-for", appended)
-	}
-	h.set("x-forwarded-proto", "http")
-	for _, name := range edgeHeaders {
-		h.remove(name)
-	}
-	h.set("x-envoy-external-address", client)
+	h.set("via", name)
 }
 
-// What Envoy removes of requests from outside, so that clients cannot steer it
+// cleanInternal removes what would let clients steer the proxy
 // (ConnectionManagerUtility::cleanInternalHeaders): at the edge more than
 // behind another proxy.
+func (s *stream) cleanInternal(edge bool) {
+	if edge {
+		for _, name := range edgeHeaders {
+			s.request.remove(name)
+		}
+	}
+	for _, name := range externalHeaders {
+		s.request.remove(name)
+	}
+	for _, name := range s.hcm.routes.internalOnly {
+		s.request.remove(name)
+	}
+}
+
 var (
 	edgeHeaders = []string{
 		"x-envoy-decorator-operation", "x-envoy-downstream-service-cluster", "x-envoy-downstream-service-node",
@@ -551,7 +561,7 @@ func (s *stream) mutateResponse() {
 	h.remove("keep-alive")
 	h.remove("proxy-connection")
 	if m.via != "" {
-		h.Add("via", m.via)
+		addVia(h, m.via)
 	}
 	if id := s.request.value("x-request-id"); id != "" && (m.returnID || s.request.has("x-envoy-force-trace")) {
 		h.set("x-request-id", id)
@@ -645,6 +655,12 @@ func (b *builder) hcm(path string, c *hcmv3.HttpConnectionManager) (*hcm, error)
 		return nil, err
 	}
 	if m.routes, err = b.routeTable(path+".route_config", c.GetRouteConfig()); err != nil {
+		return nil, err
+	}
+	if m.client, err = b.clientOptions(path, c); err != nil {
+		return nil, err
+	}
+	if m.replies, err = b.localReplies(path+".local_reply_config", c.GetLocalReplyConfig()); err != nil {
 		return nil, err
 	}
 	if m.early, err = b.earlyMutations(path+".early_header_mutation_extensions", c.GetEarlyHeaderMutationExtensions()); err != nil {

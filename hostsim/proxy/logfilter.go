@@ -15,10 +15,10 @@ func (b *builder) logFilter(path string, c *accesslogv3.AccessLogFilter) (condit
 	case nil:
 		return nil, nil
 	case *accesslogv3.AccessLogFilter_StatusCodeFilter:
-		holds := comparison(f.StatusCodeFilter.GetComparison())
+		holds := b.comparison(f.StatusCodeFilter.GetComparison())
 		return func(s *stream) bool { return holds(uint64(s.status)) }, nil
 	case *accesslogv3.AccessLogFilter_DurationFilter:
-		holds := comparison(f.DurationFilter.GetComparison())
+		holds := b.comparison(f.DurationFilter.GetComparison())
 		return func(s *stream) bool { return holds(uint64(time.Since(s.start).Milliseconds())) }, nil
 	case *accesslogv3.AccessLogFilter_NotHealthCheckFilter:
 		return nil, nil // there is no health check filter that could mark one
@@ -54,10 +54,11 @@ func (b *builder) logFilter(path string, c *accesslogv3.AccessLogFilter) (condit
 	case *accesslogv3.AccessLogFilter_MetadataFilter:
 		return b.metadataFilter(path+".metadata_filter", f.MetadataFilter)
 	case *accesslogv3.AccessLogFilter_RuntimeFilter:
-		if f.RuntimeFilter.GetPercentSampled() == nil {
+		share := b.runtime.fraction(f.RuntimeFilter.GetRuntimeKey(), f.RuntimeFilter.GetPercentSampled())
+		if share == nil {
 			return func(*stream) bool { return false }, nil
 		}
-		return fraction(f.RuntimeFilter.GetPercentSampled()), nil
+		return fraction(share), nil
 	case *accesslogv3.AccessLogFilter_LogTypeFilter:
 		// hostsim logs a stream once, at its end.
 		listed := slices.Contains(f.LogTypeFilter.GetTypes(), datav3.AccessLogType_DownstreamEnd)
@@ -81,9 +82,9 @@ func (b *builder) logFilters(path string, list []*accesslogv3.AccessLogFilter) (
 	return each, nil
 }
 
-// comparison compares with the default; no runtime layer is simulated.
-func comparison(c *accesslogv3.ComparisonFilter) func(uint64) bool {
-	than := uint64(c.GetValue().GetDefaultValue())
+// comparison compares with a number of the runtime.
+func (b *builder) comparison(c *accesslogv3.ComparisonFilter) func(uint64) bool {
+	than := b.runtime.number(c.GetValue().GetRuntimeKey(), uint64(c.GetValue().GetDefaultValue()))
 	switch c.GetOp() {
 	case accesslogv3.ComparisonFilter_GE:
 		return func(n uint64) bool { return n >= than }

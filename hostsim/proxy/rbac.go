@@ -273,11 +273,7 @@ func (b *builder) urlPath(path string, c *matcherv3.PathMatcher) (condition, err
 }
 
 func (b *builder) addressIn(path string, c *corev3.CidrRange, of func(*stream) string) (condition, error) {
-	address, err := netip.ParseAddr(c.GetAddressPrefix())
-	if err != nil {
-		return nil, b.boot.Errorf(path+".address_prefix", "%q is no IP address", c.GetAddressPrefix())
-	}
-	prefix, err := address.Prefix(min(int(c.GetPrefixLen().GetValue()), address.BitLen()))
+	prefix, err := b.prefix(path, c)
 	return func(s *stream) bool {
 		a, err := netip.ParseAddrPort(of(s))
 		return err == nil && prefix.Contains(a.Addr())

@@ -215,13 +215,13 @@ func (b *builder) substitute(path string, re *regexp.Regexp, text string) (strin
 // rewrites sets what the route does to path and authority.
 func (b *builder) rewrites(path string, r *route, a *routev3.RouteAction) error {
 	n := 0
-	for _, given := range []bool{a.GetPrefixRewrite() != "", a.GetRegexRewrite() != nil, a.GetPathRewrite() != ""} {
+	for _, given := range []bool{a.GetPrefixRewrite() != "", a.GetRegexRewrite() != nil, a.GetPathRewrite() != "", a.GetPathRewritePolicy() != nil} {
 		if given {
 			n++
 		}
 	}
 	if n > 1 {
-		return b.boot.Errorf(path, "only one of prefix_rewrite, regex_rewrite and path_rewrite may be given")
+		return b.boot.Errorf(path, "only one of prefix_rewrite, regex_rewrite, path_rewrite and path_rewrite_policy may be given")
 	}
 	switch {
 	case a.GetPrefixRewrite() != "":
@@ -238,6 +238,12 @@ func (b *builder) rewrites(path string, r *route, a *routev3.RouteAction) error 
 			return err
 		}
 		r.rewritePath = func(s *stream, _ string) string { return f.text(s, "") }
+	}
+	if p := a.GetPathRewritePolicy(); p != nil {
+		var err error
+		if r.rewritePath, err = b.templateRewrite(path+".path_rewrite_policy.typed_config", r.match.template, p.GetTypedConfig()); err != nil {
+			return err
+		}
 	}
 	r.forwardedHost = a.GetAppendXForwardedHost()
 	switch spec := a.GetHostRewriteSpecifier().(type) {

@@ -9,7 +9,6 @@ import (
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
-	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"google.golang.org/protobuf/types/known/structpb"
 )
 
@@ -25,6 +24,9 @@ type routeTable struct {
 
 	ignorePort, ignorePathParameters, mostSpecificWins bool
 
+	vhostHeader  string   // that names the virtual host in the place of :authority
+	internalOnly []string // fields that clients may not send
+
 	headers headerEdits
 	filters filterConfigs
 }
@@ -38,6 +40,7 @@ type virtualHost struct {
 	name            string
 	routes          []*route
 	requireTLS      bool
+	tlsOutside      bool // it is not for internal requests
 	headers         headerEdits
 	filters         filterConfigs
 	metadata        map[string]*structpb.Struct
@@ -125,10 +128,11 @@ func (s *stream) randomNumber() uint64 {
 }
 
 type routeMatch struct {
-	path    func(path string) bool // without query
-	prefix  string                 // what prefix_rewrite replaces,
-	whole   bool                   // or all of the path
-	connect bool                   // CONNECT, which has no path
+	path     func(path string) bool // without query
+	prefix   string                 // what prefix_rewrite replaces,
+	whole    bool                   // or all of the path
+	connect  bool                   // CONNECT, which has no path
+	template *pathTemplate          // of path_match_policy
 
 	headers    []headerMatcher
 	conditions []condition
@@ -137,12 +141,12 @@ type routeMatch struct {
 // find returns the route of a request, or nil.
 func (t *routeTable) find(s *stream) *route {
 	h := &s.request
-	host := t.host(h.value(":authority"))
+	host := t.hostOf(h)
 	scheme := h.value("x-forwarded-proto")
 	if host == nil || scheme == "" {
 		return nil
 	}
-	if host.requireTLS && scheme != "https" {
+	if host.requireTLS && scheme != "https" && !(host.tlsOutside && h.has("x-envoy-internal")) {
 		return toTLS
 	}
 	i := h.find(":path")
@@ -181,6 +185,13 @@ func withoutParameters(path string) string {
 
 // toTLS is the route of a virtual host with require_tls.
 var toTLS = &route{virtualHost: &virtualHost{}, direct: &directResponse{status: 301, redirect: &redirect{scheme: "https"}}}
+
+func (t *routeTable) hostOf(h *Headers) *virtualHost {
+	if t.vhostHeader == "" {
+		return t.host(h.value(":authority"))
+	}
+	return t.host(h.value(t.vhostHeader))
+}
 
 func (t *routeTable) host(authority string) *virtualHost {
 	if len(t.exact) == 0 && len(t.suffixes) == 0 && len(t.prefixes) == 0 {
@@ -270,7 +281,11 @@ next:
 func (b *builder) routeTable(path string, c *routev3.RouteConfiguration) (*routeTable, error) {
 	t := &routeTable{
 		exact: map[string]*virtualHost{}, mostSpecificWins: c.GetMostSpecificHeaderMutationsWins(),
-		ignorePort: c.GetIgnorePortInHostMatching(), ignorePathParameters: c.GetIgnorePathParametersInPathMatching(),
+		vhostHeader: lower(c.GetVhostHeader()),
+		ignorePort:  c.GetIgnorePortInHostMatching(), ignorePathParameters: c.GetIgnorePathParametersInPathMatching(),
+	}
+	for _, name := range c.GetInternalOnlyHeaders() {
+		t.internalOnly = append(t.internalOnly, canonical(name))
 	}
 	var err error
 	if t.headers, err = b.headerEdits(path, c); err != nil {
@@ -330,9 +345,8 @@ func (t *routeTable) addDomain(d string, host *virtualHost) bool {
 func (b *builder) virtualHost(path string, c *routev3.VirtualHost, t *routeTable) (*virtualHost, error) {
 	v := &virtualHost{
 		name: c.GetName(), metadata: c.GetMetadata().GetFilterMetadata(),
-		// EXTERNAL_ONLY spares requests that x-envoy-internal marks; clients
-		// cannot set it.
 		requireTLS:   c.GetRequireTls() != routev3.VirtualHost_NONE,
+		tlsOutside:   c.GetRequireTls() == routev3.VirtualHost_EXTERNAL_ONLY,
 		attemptCount: c.GetIncludeRequestAttemptCount(), attemptCountInResponse: c.GetIncludeAttemptCountInResponse(),
 	}
 	var err error
@@ -554,6 +568,12 @@ func (b *builder) routeMatch(path string, c *routev3.RouteMatch) (routeMatch, er
 		m.path, m.whole = match, true
 	case *routev3.RouteMatch_ConnectMatcher_:
 		m.connect = true
+	case *routev3.RouteMatch_PathMatchPolicy:
+		var err error
+		if m.template, err = b.pathTemplate(path+".path_match_policy.typed_config", spec.PathMatchPolicy.GetTypedConfig()); err != nil {
+			return m, err
+		}
+		m.path, m.whole = m.template.matches, true
 	default:
 		return m, b.boot.Unsupported(path, "this path matcher")
 	}
@@ -565,8 +585,11 @@ func (b *builder) routeMatch(path string, c *routev3.RouteMatch) (routeMatch, er
 		m.conditions = append(m.conditions, cond)
 		return err
 	}
+	if c.GetGrpc() != nil {
+		m.conditions = append(m.conditions, func(s *stream) bool { return isGRPC(&s.request) })
+	}
 	if f := c.GetRuntimeFraction(); f != nil {
-		m.conditions = append(m.conditions, fraction(f.GetDefaultValue()))
+		m.conditions = append(m.conditions, fraction(b.runtime.fraction(f.GetRuntimeKey(), f.GetDefaultValue())))
 	}
 	for i, q := range c.GetQueryParameters() {
 		if err := add(b.queryMatcher(at(path, "query_parameters", i), q)); err != nil {
@@ -589,18 +612,4 @@ func (b *builder) routeMatch(path string, c *routev3.RouteMatch) (routeMatch, er
 		}
 	}
 	return m, nil
-}
-
-// fraction holds for a share of streams. No runtime layer is simulated that
-// could override the default.
-func fraction(c *typev3.FractionalPercent) condition {
-	of := uint64(100)
-	switch c.GetDenominator() {
-	case typev3.FractionalPercent_TEN_THOUSAND:
-		of = 10_000
-	case typev3.FractionalPercent_MILLION:
-		of = 1_000_000
-	}
-	share := uint64(c.GetNumerator())
-	return func(s *stream) bool { return s.randomNumber()%of < share }
 }

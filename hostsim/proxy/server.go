@@ -68,6 +68,7 @@ type builder struct {
 	server     *Server
 	clusters   map[string]bool
 	guestLog   *guestLog
+	runtime    runtimeValues
 
 	statPrefix string // of the connection manager that is being built
 }
@@ -118,6 +119,9 @@ func build(ctx context.Context, boot *bootstrap.Bootstrap, options Options, list
 
 func (b *builder) build(listen bool) error {
 	s := b.server
+	if err := b.readRuntime("layered_runtime", b.boot.Proto().GetLayeredRuntime()); err != nil {
+		return err
+	}
 	static := b.boot.Proto().GetStaticResources()
 	for i, c := range static.GetClusters() {
 		path := at("static_resources", "clusters", i)

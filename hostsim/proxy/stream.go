@@ -472,14 +472,11 @@ func (s *stream) sendLocal(r *localReply) {
 	}
 	inResponse := s.response.Len() > 0
 	s.local = nil
-	s.localHead(r)
-	s.details, s.flags = r.details, r.flags
-	body := []byte(r.body)
+	body := s.localHead(r)
 	if !inResponse {
 		if again := s.encodeHeaders(len(body) == 0); again != nil {
 			s.local = nil
-			s.localHead(again)
-			s.details, s.flags, body = again.details, again.flags, []byte(again.body)
+			body = s.localHead(again)
 			s.finishHead()
 		} else if len(body) > 0 {
 			if data, _ := s.encodeData(body, true); data != nil {
@@ -497,9 +494,12 @@ func (s *stream) sendLocal(r *localReply) {
 	s.conn.flush()
 }
 
-func (s *stream) localHead(r *localReply) {
+// localHead makes the head of a reply and gives its body
+// (Utility::prepareLocalReply).
+func (s *stream) localHead(r *localReply) []byte {
 	h := &s.response
 	h.reset(responseInline)
+	s.details, s.flags = r.details, r.flags
 	h.insert(":status", itoa(r.status))
 	edits := s.routeKnown && s.route != nil && r.direct == (s.route.direct != nil)
 	if edits && !r.direct {
@@ -511,12 +511,23 @@ func (s *stream) localHead(r *localReply) {
 	if edits && r.direct {
 		s.finalizeResponse(s.route)
 	}
-	if r.body != "" || h.has("content-length") {
-		h.set("content-length", itoa(len(r.body)))
+	before := h.value("content-type")
+	status, body, contentType := s.hcm.replies.rewrite(r, s)
+	custom := h.value("content-type") != before
+	if !r.codec && isGRPC(&s.request) {
+		s.grpcReply(status, body, contentType)
+		return nil
 	}
-	if r.body != "" && !h.has("content-type") {
-		h.insert("content-type", "text/plain")
+	if body == "" {
+		h.remove("content-length")
+		h.remove("content-type")
+		return nil
 	}
+	h.set("content-length", itoa(len(body)))
+	if !h.has("content-type") || !custom && body != r.body {
+		h.set("content-type", contentType)
+	}
+	return []byte(body)
 }
 
 // writeHead appends the response head to what the connection will write, and

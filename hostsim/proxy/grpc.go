@@ -1,0 +1,61 @@
+package proxy
+
+import "strings"
+
+// isGRPC says whether a request is one of gRPC
+// (Grpc::Common::isGrpcRequestHeaders).
+func isGRPC(h *Headers) bool {
+	rest, ok := strings.CutPrefix(h.value("content-type"), "application/grpc")
+	return ok && (rest == "" || rest[0] == '+') && h.has(":path")
+}
+
+// grpcReply makes a local reply one that a client of gRPC understands: 200
+// without content, and what there is to say in its head.
+func (s *stream) grpcReply(status int, body, contentType string) {
+	h := &s.response
+	h.set(":status", "200")
+	h.set("content-type", "application/grpc")
+	if h.value("grpc-status") == "" {
+		h.set("grpc-status", itoa(grpcStatus(status)))
+	}
+	if body != "" && !s.head {
+		if contentType == "application/json" {
+			body = strings.TrimSuffix(body, "\n")
+		}
+		h.set("grpc-message", grpcMessage(body))
+	}
+	h.remove("content-length")
+}
+
+// grpcStatus is the status of gRPC for one of HTTP
+// (Grpc::Utility::httpToGrpcStatus).
+func grpcStatus(status int) int {
+	switch status {
+	case 400:
+		return 13 // INTERNAL
+	case 401:
+		return 16 // UNAUTHENTICATED
+	case 403:
+		return 7 // PERMISSION_DENIED
+	case 404:
+		return 12 // UNIMPLEMENTED
+	case 429, 502, 503, 504:
+		return 14 // UNAVAILABLE
+	}
+	return 2 // UNKNOWN
+}
+
+// grpcMessage escapes what grpc-message may not contain
+// (PercentEncoding::encode).
+func grpcMessage(s string) string {
+	const hex = "0123456789ABCDEF"
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		if c := s[i]; c < ' ' || c >= '~' || c == '%' {
+			b.Write([]byte{'%', hex[c>>4], hex[c&15]})
+		} else {
+			b.WriteByte(c)
+		}
+	}
+	return b.String()
+}

@@ -63,7 +63,7 @@ func (h *Headers) find(name string) int {
 
 // Get returns the value of the first field with the name.
 func (h *Headers) Get(name string) (string, bool) {
-	if i := h.find(canonical(name)); i >= 0 {
+	if i := h.find(h.canonical(name)); i >= 0 {
 		return h.fields[i].value, true
 	}
 	return "", false
@@ -81,7 +81,7 @@ func (h *Headers) has(name string) bool { return h.find(name) >= 0 }
 
 // Add appends a field; an inline header that is there already is joined.
 func (h *Headers) Add(name, value string) {
-	name = canonical(name)
+	name = h.canonical(name)
 	if h.inline[name] {
 		if i := h.find(name); i >= 0 {
 			f := &h.fields[i]
@@ -111,7 +111,7 @@ func (h *Headers) insert(name, value string) {
 
 // Replace removes every field of that name and appends one.
 func (h *Headers) Replace(name, value string) {
-	name = canonical(name)
+	name = h.canonical(name)
 	h.remove(name)
 	h.insert(name, value)
 }
@@ -127,7 +127,7 @@ func (h *Headers) set(name, value string) {
 }
 
 // Remove removes every field of that name.
-func (h *Headers) Remove(name string) { h.remove(canonical(name)) }
+func (h *Headers) Remove(name string) { h.remove(h.canonical(name)) }
 
 func (h *Headers) remove(name string) {
 	i := h.find(name)
@@ -163,6 +163,15 @@ func (h *Headers) byteSize() int {
 		n += len(f.name) + len(f.value)
 	}
 	return n
+}
+
+// canonical gives a field of the map its name; only a request's Host is a
+// pseudo header.
+func (h *Headers) canonical(name string) string {
+	if name == "host" && !h.inline[":authority"] {
+		return name
+	}
+	return canonical(name)
 }
 
 // canonical returns the lower-case form of a name, and :authority for host,

@@ -41,7 +41,9 @@ type input struct {
 	r, w int
 	// How much of it holds no end of a head.
 	scanned int
-	begun   bool // the first message has begun
+	begun   bool // the first message has
+	// It is that of a connection to an upstream.
+	responses bool
 	// How much has been taken out of it, since it was made.
 	consumed int64
 }
@@ -96,18 +98,16 @@ func (in *input) room(want int) {
 
 // head returns a whole head with its empty line, if one is buffered, or else
 // nil. The slice is valid until the next read. limit is in bytes.
+//
+// Envoy judges the first byte of the first request of a connection, and of
+// every response, before its line is complete.
 func (in *input) head(limit int, check func(first byte) bool) ([]byte, error) {
-	b := in.buffered()
-	if in.scanned == 0 {
-		// RFC 9112 2.2: empty lines before a message are skipped.
-		for len(b) > 0 && (b[0] == '\r' || b[0] == '\n') {
-			in.discard(1)
-			b = b[1:]
-		}
+	// RFC 9112 2.2: empty lines before a request are skipped.
+	for !in.responses && in.scanned == 0 && len(in.buffered()) > 0 && (in.buf[in.r] == '\r' || in.buf[in.r] == '\n') {
+		in.discard(1)
 	}
-	// Envoy judges the first byte of a connection before its line is complete,
-	// and that of no later message.
-	if len(b) > 0 && !in.begun {
+	b := in.buffered()
+	if len(b) > 0 && in.scanned == 0 && (in.responses || !in.begun) {
 		if !check(b[0]) {
 			return nil, errParse
 		}
@@ -213,17 +213,18 @@ func parseResponse(head []byte, h *Headers, maxHeaders int) (status int, http11 
 		return 0, false, errCharacters
 	}
 	line, rest, _ := strings.Cut(text, "\n")
-	version, line, _ := strings.Cut(strings.TrimRight(line, "\r"), " ")
-	code, _, _ := strings.Cut(strings.TrimLeft(line, " "), " ")
-	status, convErr := strconv.Atoi(code)
-	if !validVersion(version) || version == "" || convErr != nil || !isDigit(code[0]) || status < 100 {
+	version, line := nextWord(line)
+	code, _ := nextWord(line)
+	n, convErr := strconv.ParseUint(strings.TrimPrefix(code, "+"), 10, 64)
+	if !validVersion(version) || version == "" || convErr != nil {
 		return 0, false, errParse
 	}
-	h.insert(":status", code)
+	status = int(uint16(n)) // Envoy takes any number, and keeps 16 bits of it
+	h.insert(":status", itoa(status))
 	return status, version == "HTTP/1.1", parseFields(rest, h, maxHeaders)
 }
 
-// nextWord cuts a word of a request line. Envoy takes any run of white space
+// nextWord cuts a word of a request or status line. Envoy takes any run of white space
 // between words, also CR.
 func nextWord(s string) (word, rest string) {
 	s = strings.TrimLeft(s, " \t\r")
@@ -279,14 +280,7 @@ func parseFields(text string, h *Headers, maxHeaders int) error {
 		if len(h.fields) >= maxHeaders {
 			return errTooManyHeaders
 		}
-		switch {
-		case h.inline == nil: // trailers, which have no pseudo headers
-			h.fields = append(h.fields, field{name, value})
-		case name == "host":
-			h.Add(":authority", value)
-		default:
-			h.Add(name, value)
-		}
+		h.Add(name, value)
 		text = rest
 	}
 }

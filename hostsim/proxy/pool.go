@@ -273,7 +273,7 @@ func (h *host) dial(ctx context.Context) (*upstreamConn, *connectError) {
 		return nil, &connectError{}
 	}
 	up := &upstreamConn{Conn: conn, host: h}
-	up.in.conn = conn
+	up.in.conn, up.in.responses = conn, true
 	if err := up.init(conn); err != nil {
 		conn.Close()
 		return nil, &connectError{}

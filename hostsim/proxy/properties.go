@@ -140,7 +140,7 @@ func (s *stream) responseProperty(name string) any {
 		return nil
 	}
 	if header, ok := strings.CutPrefix(name, "headers\x00"); ok {
-		if v, ok := s.response.joined(canonical(header)); ok {
+		if v, ok := s.response.joined(s.response.canonical(header)); ok {
 			return v
 		}
 		return nil

@@ -584,6 +584,7 @@ func (s *stream) relay(r *route, up *upstreamConn) *localReply {
 			// not switched: its content is dropped.
 			resp.remove("content-length")
 			resp.remove("transfer-encoding")
+			resp.remove("content-type")
 			s.details = "websocket_handshake_unsuccessful"
 			body.reset(&up.in, bodyNone, 0)
 			keep = false
@@ -734,8 +735,12 @@ func (s *stream) readResponseHead(up *upstreamConn) (status int, http11 bool, er
 			s.response.reset(responseInline)
 			return 0, false, err
 		}
-		if status >= 200 || status == 101 {
+		if status < 100 || status >= 200 || status == 101 {
 			return status, http11, nil
+		}
+		if err := s.responseBody(new(bodyReader), &up.in, status); err != nil {
+			s.response.reset(responseInline)
+			return 0, false, err
 		}
 		s.informational(cluster, status)
 	}
@@ -747,32 +752,38 @@ var past = time.Unix(1, 0)
 // responseBody decides how the content of a response ends (RFC 9112 6.3).
 func (s *stream) responseBody(b *bodyReader, in *input, status int) error {
 	h := &s.response
-	te, length := h.value("transfer-encoding"), h.has("content-length")
+	te, length := h.has("transfer-encoding"), h.has("content-length")
+	if te && length && s.host.cluster.codec.chunkedLength {
+		h.remove("content-length")
+		length = false
+	}
+	if te && (length || !equalFold(h.value("transfer-encoding"), "chunked")) {
+		return errParse
+	}
+	n := int64(0)
+	if length && status != 304 {
+		var ok bool
+		if n, ok = contentLength(h.value("content-length")); !ok {
+			return errParse
+		}
+	}
 	switch {
 	case status < 200 || status == 204:
-		if length && h.value("content-length") != "0" && status != 204 || te != "" {
+		// RFC 9112 6.1, RFC 9110 8.6: neither may be there.
+		if te || length && h.value("content-length") != "0" {
 			return errParse
 		}
 		h.remove("content-length")
-		b.reset(in, bodyNone, 0)
+		if b.reset(in, bodyNone, 0); status < 100 {
+			b.reset(in, bodyUntilClose, 0)
+		}
 	case s.head || status == 304:
 		b.reset(in, bodyNone, 0)
-	case te != "":
-		if length && s.host.cluster.codec.chunkedLength {
-			h.remove("content-length")
-			length = false
-		}
-		if !equalFold(te, "chunked") || length {
-			return errParse
-		}
+	case te:
 		b.reset(in, bodyChunked, 0)
 		c := s.host.cluster
 		b.keepTrailers(&c.codec, &s.responseTrailers, c.maxResponseFields)
 	case length:
-		n, ok := contentLength(h.value("content-length"))
-		if !ok {
-			return errParse
-		}
 		b.reset(in, bodyLength, n)
 	default:
 		b.reset(in, bodyUntilClose, 0)

@@ -270,7 +270,10 @@ func benchStart(b *testing.B, name, addr string, cmd *exec.Cmd) *benchProxy {
 	return nil
 }
 
-func freePort(b *testing.B) string {
+// freePort returns a port that nothing listens on, for programs that cannot say
+// which port the kernel gave them.
+func freePort(b testing.TB) string {
+	b.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		b.Fatal(err)

@@ -26,6 +26,7 @@ var missed = map[string]string{
 type handshake struct {
 	Name      string `json:"name"`
 	Raw       string `json:"raw"`       // each character is one byte, @@ in the path is an id
+	Class     string `json:"class"`     // such as "real client"
 	Route     string `json:"route"`     // ws, web, other or reject
 	Handshake string `json:"handshake"` // the status it calls for, or n-a
 	Must      string `json:"must"`      // web: a refusal does not count

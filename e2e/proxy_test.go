@@ -158,6 +158,13 @@ func run(t *testing.T, p peer, bootstrap string, u *upstreams, dir string, flags
 		"--concurrency", "1", "--use-dynamic-base-id", "-l", "info", "--component-log-level", "wasm:debug")
 	cmd := exec.Command(binary, append(args, flags...)...)
 	cmd.Dir = root
+	return startProcess(t, p.name, cmd)
+}
+
+// startProcess starts a command, and kills it and all that it started when the
+// test ends. It closes exited when the process is gone.
+func startProcess(t *testing.T, name string, cmd *exec.Cmd) (log *lockedBuffer, exited chan struct{}) {
+	t.Helper()
 	log = &lockedBuffer{}
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // so that the whole group can be killed
@@ -174,7 +181,7 @@ func run(t *testing.T, p peer, bootstrap string, u *upstreams, dir string, flags
 		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 		<-exited
 		if t.Failed() {
-			t.Logf("log of %s:\n%s", p.name, log.tail(200))
+			t.Logf("log of %s:\n%s", name, log.tail(200))
 		}
 	})
 	return log, exited

@@ -128,20 +128,26 @@ func (u *upstreams) web(c net.Conn, r *bufio.Reader) error {
 		if err != nil {
 			return err
 		}
-		request := u.record("web", h)
-		body, err := h.body(r, false)
-		if err != nil {
-			return err
-		}
-		u.recordContent(request, body)
-		content := "web\n"
-		if strings.HasPrefix(h.start, "HEAD ") {
-			content = ""
-		}
-		if _, err := fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 4\r\n\r\n%s", content); err != nil {
+		if err := u.page(c, r, h); err != nil {
 			return err
 		}
 	}
+}
+
+// page answers the request with that head as web does.
+func (u *upstreams) page(c net.Conn, r *bufio.Reader, h head) error {
+	request := u.record("web", h)
+	body, err := h.body(r, false)
+	if err != nil {
+		return err
+	}
+	u.recordContent(request, body)
+	content := "web\n"
+	if strings.HasPrefix(h.start, "HEAD ") {
+		content = ""
+	}
+	_, err = fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 4\r\n\r\n%s", content)
+	return err
 }
 
 // switching does the server's side of the opening handshake (RFC 6455 4.2), or
@@ -153,6 +159,11 @@ func (u *upstreams) switching(name string, c net.Conn, r *bufio.Reader) error {
 	if err != nil {
 		return err
 	}
+	return u.handshake(name, c, r, h)
+}
+
+// handshake answers the request with that head as switching does.
+func (u *upstreams) handshake(name string, c net.Conn, r *bufio.Reader, h head) error {
 	u.record(name, h)
 	refuse := func(status string) error {
 		_, err := fmt.Fprintf(c, "HTTP/1.1 %s\r\nSec-WebSocket-Version: 13\r\nConnection: close\r\nContent-Length: 0\r\n\r\n", status)

@@ -32,13 +32,17 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 # What a test may not skip for lack of it.
 E2E_REQUIRE ?= plugin,hostsim,envoy,envoy-1.36
 
+# Which tests of `make e2e-world` to run: all that need what it installs.
+WORLD ?= ^Test(Recipes|Clients|Browsers|OpenQA|Migration|WorldTable)
+UPDATE ?=
+
 # How long `make fuzz` runs each fuzz test.
 FUZZTIME ?= 30s
 
 .PHONY: help
 help: ## Show this list
 	@echo 'make TARGET [VARIABLE=value]'
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: build
 build: go ## Build bin/hostsim and bin/switchyard.wasm
@@ -70,6 +74,46 @@ test: build envoy ## Run every test, with the real Envoys beside hostsim
 nodiff: build envoy ## Compare hostsim with Envoy on every case of e2e/testdata/nodiff
 	ENVOY='$(abspath $(envoy))' E2E_REQUIRE='$(E2E_REQUIRE)' $(GO) test -v -run '^TestNodiff$$' ./e2e
 
+# The systems that people run: proxies, browsers, client libraries and openQA.
+# They come from Debian (as root they are installed, else named) and from the
+# registries of Go, npm, PyPI and Maven, into .tools/world.
+world := .tools/world
+
+.PHONY: e2e-world
+e2e-world: build envoy world ## Put real proxies, clients, browsers and openQA to it; bin/world keeps what they show (UPDATE=1: write the tables)
+	ENVOY='$(abspath $(envoy))' E2E_REQUIRE='$(E2E_REQUIRE),world' $(GO) test -tags world -count 1 -timeout 14m -v -run '$(WORLD)' ./e2e $(if $(UPDATE),-args -update) | grep -v '^=== '
+
+.PHONY: world
+world: go debian $(world)/node/node_modules $(world)/node/clients.mjs $(world)/node/browser.mjs $(world)/python/requirements.txt $(world)/java/Clients.class
+	@cd e2e/world/go && $(GO) vet . && $(GO) build -o ../../../$(world)/go/ .
+
+.PHONY: debian
+debian:
+	@e2e/world/debian.sh
+
+$(world)/node/node_modules: e2e/world/node/package-lock.json | debian
+	@mkdir -p $(@D)
+	@cp e2e/world/node/package.json e2e/world/node/package-lock.json $(@D)
+	cd $(@D) && npm ci --no-audit --no-fund --loglevel error
+	@touch $@
+
+$(world)/node/%.mjs: e2e/world/node/%.mjs
+	@mkdir -p $(@D)
+	@cp $< $@
+
+# The copy of the list is there once all of it is installed.
+$(world)/python/requirements.txt: e2e/world/python/requirements.txt
+	@rm -rf $(@D)
+	@mkdir -p $(@D)
+	$(PYTHON) -m pip install --quiet --target $(@D)/lib -r $<
+	@cp $< $@
+
+$(world)/java/Clients.class: e2e/world/java/Clients.java e2e/world/java/pom.xml | debian
+	@rm -rf $(@D)
+	@mkdir -p $(@D)
+	mvn --quiet --batch-mode -f e2e/world/java/pom.xml dependency:copy-dependencies -DoutputDirectory=$(abspath $(@D))
+	javac -cp '$(@D)/*' -d $(@D) $<
+
 .PHONY: soak
 soak: build envoy ## Send a million mixed requests to a real Envoy; nothing may trap, and its memory must not grow
 	ENVOY='$(abspath $(envoy))' E2E_REQUIRE=plugin,envoy $(GO) test -tags soak -run '^TestSoak$$' -count 1 -v -timeout 1h ./e2e
@@ -80,6 +124,7 @@ check: go ## Check form and find mistakes: gofmt, go vet, staticcheck
 	if [ -n "$$unformatted" ]; then echo "not formatted, run gofmt -w on:" $$unformatted >&2; exit 1; fi
 	$(GO) vet ./...
 	$(GO) vet -tags soak ./e2e
+	$(GO) vet -tags world ./e2e
 	GOOS=wasip1 GOARCH=wasm $(GO) vet ./filter/...
 	$(GO) run $(STATICCHECK) ./...
 

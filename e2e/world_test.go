@@ -7,6 +7,8 @@ import (
 	"flag"
 	"fmt"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -145,4 +147,12 @@ func table(head []string, rows [][]string) string {
 		line(row)
 	}
 	return b.String()
+}
+
+// serveHTTP serves on a free port, which it returns, until the test ends.
+func serveHTTP(t *testing.T, handler http.Handler) int {
+	t.Helper()
+	server := httptest.NewServer(handler)
+	t.Cleanup(server.Close)
+	return server.Listener.Addr().(*net.TCPAddr).Port
 }

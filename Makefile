@@ -84,7 +84,7 @@ e2e-world: build envoy world ## Put real proxies, clients, browsers and openQA t
 	ENVOY='$(abspath $(envoy))' E2E_REQUIRE='$(E2E_REQUIRE),world' $(GO) test -tags world -count 1 -timeout 14m -v -run '$(WORLD)' ./e2e $(if $(UPDATE),-args -update) | grep -v '^=== '
 
 .PHONY: world
-world: go debian $(world)/node/node_modules $(world)/node/clients.mjs $(world)/node/browser.mjs $(world)/python/requirements.txt $(world)/java/Clients.class
+world: go debian $(world)/node/node_modules $(world)/node/clients.mjs $(world)/node/browser.mjs $(world)/node/openqa.mjs $(world)/python/requirements.txt $(world)/java/Clients.class
 	@cd e2e/world/go && $(GO) vet . && $(GO) build -o ../../../$(world)/go/ .
 
 .PHONY: debian

@@ -31,13 +31,16 @@ var browsers = []struct {
 }
 
 // browse has a browser open the URL and returns, as JSON, what the page left in
-// window.result, or what the script found. The picture goes to bin/world.
+// window.result, or what the script found. Both and a picture go to bin/world.
 func browse(t *testing.T, browser string, program program, url, image string, script ...string) map[string]any {
 	t.Helper()
 	out := output(t, slices.Concat([]string{"node", installed(t, "node/browser.mjs"), browser, program.path(t), url, artifact(t, image)}, script)...)
 	var result map[string]any
 	if err := json.Unmarshal(out, &result); err != nil {
 		t.Fatalf("%v: %s", err, out)
+	}
+	if err := os.WriteFile(artifact(t, strings.TrimSuffix(image, ".png")+".json"), out, 0o644); err != nil {
+		t.Fatal(err)
 	}
 	return result
 }

@@ -1,11 +1,10 @@
-//go:build world
-
 package e2e
 
 import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
@@ -20,6 +19,24 @@ import (
 // A certificate is of a server on this machine, and signs itself. Its fields are
 // absolute paths of PEM files.
 type certificate struct{ chain, key string }
+
+// client returns what a client needs that trusts only this certificate, and
+// offers these protocols.
+func (c certificate) client(t *testing.T, alpn ...string) *tls.Config {
+	t.Helper()
+	b, err := os.ReadFile(c.chain)
+	if err != nil {
+		t.Fatal(err)
+	}
+	block, _ := pem.Decode(b)
+	parsed, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool := x509.NewCertPool()
+	pool.AddCert(parsed)
+	return &tls.Config{RootCAs: pool, ServerName: parsed.DNSNames[0], NextProtos: alpn}
+}
 
 // newCertificate makes a certificate for the names, or else for localhost and
 // 127.0.0.1.

@@ -3,6 +3,7 @@ package e2e
 import (
 	"bufio"
 	"bytes"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
@@ -46,7 +47,7 @@ func (p *proxy) exchange(t *testing.T, raw string) outcome {
 	t.Helper()
 	id := p.upstreams.newID()
 	var o outcome
-	if err := o.talk(p.addr, id, strings.ReplaceAll(raw, "@@", id)); err != nil {
+	if err := o.talk(p.dial, id, strings.ReplaceAll(raw, "@@", id)); err != nil {
 		t.Errorf("%s: %v", p.name, err)
 	}
 	var reached []string
@@ -63,9 +64,17 @@ func (p *proxy) exchange(t *testing.T, raw string) outcome {
 	return o
 }
 
+// dial connects to the proxy, with TLS if there is any.
+func (p *proxy) dial() (net.Conn, error) {
+	if p.tls != nil {
+		return tls.Dial("tcp", p.addr, p.tls)
+	}
+	return net.Dial("tcp", p.addr)
+}
+
 // talk fills in the client's view. An error is the test's own failure only.
-func (o *outcome) talk(addr, id, raw string) error {
-	c, err := net.Dial("tcp", addr)
+func (o *outcome) talk(dial func() (net.Conn, error), id, raw string) error {
+	c, err := dial()
 	if err != nil {
 		return err
 	}

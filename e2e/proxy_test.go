@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -71,6 +72,7 @@ type proxy struct {
 	name      string
 	addr      string            // of its listener, or of the first one
 	listeners map[string]string // addresses by name
+	tls       *tls.Config       // for its clients, if it serves TLS
 	admin     string            // address of the admin interface
 	log       *lockedBuffer     // what it wrote to stdout and stderr
 	upstreams *upstreams
@@ -167,7 +169,10 @@ func startProcess(t *testing.T, name string, cmd *exec.Cmd) (log *lockedBuffer, 
 	t.Helper()
 	log = &lockedBuffer{}
 	cmd.Stdout, cmd.Stderr = log, log
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // so that the whole group can be killed
+	if cmd.SysProcAttr == nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{}
+	}
+	cmd.SysProcAttr.Setpgid = true // so that the whole group can be killed
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}

@@ -147,7 +147,7 @@ func (u *upstreams) both(c net.Conn, r *bufio.Reader) error {
 func (p *proxy) attempt(raw string) outcome {
 	id := p.upstreams.newID()
 	var o outcome
-	if err := o.talk(p.addr, id, strings.ReplaceAll(raw, "@@", id)); err != nil {
+	if err := o.talk(p.dial, id, strings.ReplaceAll(raw, "@@", id)); err != nil {
 		o.Status = 0
 	}
 	var reached []string

@@ -209,6 +209,10 @@ func serve(t *testing.T, handle func(net.Conn, *bufio.Reader) error) int {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return serveOn(t, l, handle)
+}
+
+func serveOn(t *testing.T, l net.Listener, handle func(net.Conn, *bufio.Reader) error) int {
 	t.Cleanup(func() { l.Close() })
 	go func() {
 		for {

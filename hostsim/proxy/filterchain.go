@@ -18,14 +18,6 @@ import (
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 )
 
-// status is what a filter says of going on.
-type status int
-
-const (
-	goOn     status = iota
-	stopHere        // until Continue; body data waits with the filter
-)
-
 // httpFilter is one filter on one stream. Its methods run one at a time.
 type httpFilter interface {
 	decodeHeaders(endStream bool) status
@@ -34,8 +26,6 @@ type httpFilter interface {
 	encodeHeaders(endStream bool) status
 	encodeData(data *[]byte, endStream bool) status
 	encodeTrailers() status
-	// takeHeld gives the data that the filter kept while it was stopped.
-	takeHeld(data *[]byte)
 	log()
 	destroy()
 }
@@ -73,6 +63,12 @@ func (s *stream) makeFilters(chain *filterChain) {
 	}
 }
 
+func (s *stream) makeFiltersLocked(chain *filterChain) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.makeFilters(chain)
+}
+
 func (s *stream) enabled(f *chainFilter) bool {
 	if s.routeKnown && s.route != nil {
 		for _, level := range s.route.filters {
@@ -94,7 +90,6 @@ func (passive) decodeTrailers() status          { return goOn }
 func (passive) encodeHeaders(bool) status       { return goOn }
 func (passive) encodeData(*[]byte, bool) status { return goOn }
 func (passive) encodeTrailers() status          { return goOn }
-func (passive) takeHeld(*[]byte)                {}
 func (passive) log()                            {}
 func (passive) destroy()                        {}
 

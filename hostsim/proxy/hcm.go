@@ -70,6 +70,7 @@ type hcmStats struct {
 	protocolErrors, idleTimeouts, delayedCloses *Stat
 
 	requests, activeRequests, http1Requests          *Stat // downstream_rq_*
+	requestTooLarge, responseTooLarge                *Stat
 	completed                                        *Stat
 	classes                                          [6]*Stat // by the first digit of the status
 	resets, brokenResponses                          *Stat    // by the client, by us
@@ -197,14 +198,14 @@ func (s *stream) decodeManager() *localReply {
 		var ok bool
 		if chain, ok = m.upgradeChain(s.route, h.value("upgrade")); !ok {
 			m.stats.upgradeRefused.Add(1)
-			s.makeFilters(m.chain)
+			s.makeFiltersLocked(m.chain)
 			return &localReply{status: 403, details: "upgrade_failed"}
 		}
 		m.stats.upgrades.Add(1)
 		m.stats.activeUpgrades.Add(1)
 		s.upgraded = true
 	}
-	s.makeFilters(chain)
+	s.makeFiltersLocked(chain)
 	return nil
 }
 
@@ -687,6 +688,7 @@ func newHCMStats(stats *Stats, prefix string) hcmStats {
 		http1Connections: cx("http1_total"), http1Active: cx("http1_active"),
 		destroyed: cx("destroy"), destroyedHere: cx("destroy_local"), destroyedByPeer: cx("destroy_remote"),
 		protocolErrors: cx("protocol_error"), idleTimeouts: cx("idle_timeout"), delayedCloses: cx("delayed_close_timeout"),
+		requestTooLarge: rq("too_large"), responseTooLarge: stats.Stat(prefix + "rs_too_large"),
 		requests: rq("total"), activeRequests: rq("active"), http1Requests: rq("http1_total"), completed: rq("completed"),
 		resets: rq("rx_reset"), brokenResponses: rq("tx_reset"), earlyResponses: rq("response_before_rq_complete"), upgradeRefused: rq("ws_on_non_ws_route"),
 		timeouts: rq("timeout"), idleStreams: rq("idle_timeout"), longStreams: rq("max_duration_reached"), headTimeouts: rq("header_timeout"),

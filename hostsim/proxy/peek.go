@@ -32,6 +32,9 @@ func (p *peeker) init(c net.Conn) error {
 
 func (p *peeker) look() peeked {
 	p.seen = ended
+	if p.raw == nil { // a callout of a plugin
+		return nothing
+	}
 	// Control, unlike Read, does not mind a deadline that has passed.
 	p.raw.Control(p.peek) // fails where it is closed
 	return p.seen

@@ -334,9 +334,18 @@ func (p *pool) await(s *stream, w *waiter) (*upstreamConn, error) {
 		timer.Reset(time.Until(limit))
 		expired = timer.C
 	}
+again:
 	select {
 	case g := <-w.given:
 		return g.conn, g.err
+	case <-s.wakeUp.request:
+		s.mu.Lock()
+		r := s.interrupted()
+		s.mu.Unlock()
+		if r == nil {
+			goto again
+		}
+		return nil, p.leave(w, errFilter)
 	case <-expired:
 		return nil, p.leave(w, os.ErrDeadlineExceeded)
 	case <-gone:

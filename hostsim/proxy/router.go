@@ -164,7 +164,7 @@ func (s *stream) frame() {
 	s.chunked, s.zeroLength = false, false
 	switch method := h.value(":method"); {
 	case h.has("content-length"), isUpgrade(h) && s.upgrade:
-	case !s.body.done:
+	case !s.decoding.headOnly:
 		s.chunked = true
 	default:
 		s.zeroLength = method != "GET" && method != "HEAD" && method != "DELETE" && method != "TRACE" && method != "CONNECT"
@@ -305,7 +305,7 @@ func (s *stream) exchange(r *route, up *upstreamConn) *localReply {
 	switch {
 	case s.upgrade:
 		up.early = append(up.early, content...)
-	case s.body.done:
+	case s.decoding.end:
 		up.content(content, chunked)
 		if chunked {
 			up.out = up.host.cluster.codec.appendEnd(up.out, &s.requestTrailers)
@@ -320,7 +320,7 @@ func (s *stream) exchange(r *route, up *upstreamConn) *localReply {
 	if _, err := up.Write(up.out); err != nil {
 		return s.failed(err)
 	}
-	if !s.upgrade && !s.body.done {
+	if !s.upgrade && !s.decoding.end {
 		up.uploaded = make(chan *localReply, 1)
 		go s.upload(up, chunked)
 	}
@@ -334,7 +334,15 @@ func (s *stream) exchange(r *route, up *upstreamConn) *localReply {
 // for the 101; it goes upstream behind the 101, or nowhere. The codec always
 // gives one piece of data there, be it empty.
 func (s *stream) contentAhead() *localReply {
-	for first := true; first && s.upgrade || !s.body.done; first = false {
+	if s.decoding.paused { // a filter has let it go with the head
+		out, r := s.takeDecoded()
+		if r != nil {
+			return r
+		}
+		s.retain(out)
+		s.ahead = append(s.ahead, out...)
+	}
+	for first := !s.shown; first && s.upgrade || !s.decoding.complete; first = false {
 		data, err := s.body.take()
 		if err != nil {
 			return codecReply(err)
@@ -365,6 +373,14 @@ func (s *stream) contentAhead() *localReply {
 // firstContent takes what of the request's content is there already, so that
 // most requests need neither a second write nor a second goroutine.
 func (s *stream) firstContent(up *upstreamConn, chunked bool) *localReply {
+	if s.decoding.paused {
+		out, r := s.takeDecoded()
+		if r != nil {
+			return r
+		}
+		s.retain(out)
+		up.content(out, chunked)
+	}
 	for {
 		data, err := s.body.take()
 		if err != nil {
@@ -456,53 +472,43 @@ func (u *upstreamConn) content(data []byte, chunked bool) {
 	}
 }
 
-// awaitContent sets the deadline for the client's next piece, unless the upload
-// is to stop, which may have been said a moment ago.
-func (s *stream) awaitContent() {
-	s.conn.SetReadDeadline(s.limit())
-	if s.stopUpload.Load() {
-		s.conn.SetReadDeadline(past)
-	}
-}
-
 // upload relays the rest of the request's content while the response may
 // already be on its way.
 func (s *stream) upload(up *upstreamConn, chunked bool) {
 	up.uploaded <- func() *localReply {
-		s.awaitContent()
 		for {
 			up.out = up.out[:0]
-			data, err := s.body.next()
+			data, end, r := s.readContent()
 			switch {
-			case err == io.EOF:
-				if r := s.lastContent(up, chunked); r != nil {
+			case r != nil:
+				up.SetReadDeadline(past) // wakes relay
+				return r
+			case s.stopUpload.Load():
+				return nil
+			case end:
+				if r := s.lastContent(up, chunked); r == uploadStopped {
+					return nil
+				} else if r != nil {
+					up.SetReadDeadline(past)
 					return r
 				}
 				up.Write(up.out) // relay sees an error as well
 				return nil
-			case err == errBody || errors.As(err, new(*codecError)):
-				up.SetReadDeadline(past) // wakes relay
-				return codecReply(err)
-			case errors.Is(err, os.ErrDeadlineExceeded):
-				if s.stopUpload.Load() {
-					return nil
-				}
-				if r := s.expired(time.Now()); r != nil {
-					up.SetReadDeadline(past)
-					return r
-				}
-				s.awaitContent()
-				continue
-			case err != nil:
-				up.SetReadDeadline(past)
-				return s.left()
 			}
-			s.timers.touch()
-			s.bytesReceived.Add(int64(len(data)))
-			out, r := s.decodeData(data, false)
-			if r != nil {
-				up.SetReadDeadline(past) // wakes relay
+			var out []byte
+			if data == nil { // woken: a filter may have let something go
+				out, r = s.takeDecoded()
+			} else {
+				out, r = s.decodeData(data, false)
+			}
+			switch {
+			case r == uploadStopped:
+				return nil
+			case r != nil:
+				up.SetReadDeadline(past)
 				return r
+			case len(out) == 0:
+				continue
 			}
 			s.retain(out)
 			up.content(out, chunked)
@@ -521,6 +527,10 @@ func (s *stream) uploadResult(up *upstreamConn, stop bool) *localReply {
 	if stop {
 		s.stopUpload.Store(true)
 		s.conn.SetReadDeadline(past)
+		select { // it may be a filter that it waits for
+		case s.wakeUp.request <- struct{}{}:
+		default:
+		}
 	}
 	r := <-up.uploaded
 	up.uploaded = nil
@@ -534,6 +544,12 @@ func (s *stream) relay(r *route, up *upstreamConn) *localReply {
 	if err != nil {
 		if uploaded := s.uploadResult(up, true); uploaded != nil {
 			return uploaded
+		}
+		s.mu.Lock()
+		r := s.interrupted()
+		s.mu.Unlock()
+		if r != nil {
+			return r
 		}
 		if err == errDownstream {
 			return s.left()
@@ -606,11 +622,11 @@ func (s *stream) relay(r *route, up *upstreamConn) *localReply {
 	}
 	s.upstreamBegun = time.Now()
 	s.finalizeResponse(r)
-	if reply := s.encodeHeaders(body.done); reply != nil {
+	if reply := s.encodeHeaders(body.done, &body, up); reply != nil {
 		s.uploadResult(up, true)
 		return reply
 	}
-	chunked := s.writeHead(body.done)
+	chunked := s.writeHead(s.encoding.headOnly)
 	if tunnel {
 		s.tunnel(up)
 		return nil
@@ -682,7 +698,18 @@ func (s *stream) patientResponseHead(up *upstreamConn) (status int, http11 bool,
 		limit := s.limit()
 		up.SetReadDeadline(limit)
 		status, http11, err = s.readResponseHead(up)
-		if !errors.Is(err, os.ErrDeadlineExceeded) || limit.IsZero() || time.Now().Before(limit) || s.expired(time.Now()) != nil {
+		if !errors.Is(err, os.ErrDeadlineExceeded) || s.expired(time.Now()) != nil {
+			return status, http11, err
+		}
+		if s.wakeUp.responseWoken.Swap(false) {
+			s.mu.Lock()
+			over := s.interrupted() != nil
+			s.mu.Unlock()
+			if !over {
+				continue
+			}
+		}
+		if limit.IsZero() || time.Now().Before(limit) {
 			return status, http11, err
 		}
 	}
@@ -797,6 +824,7 @@ func (s *stream) resetBy(err error) {
 	switch expired := s.expired(time.Now()); {
 	case errors.Is(err, errDownstream):
 		s.left()
+	case err == errFilter: // it has said why
 	case errors.Is(err, os.ErrDeadlineExceeded) && expired != nil:
 		s.details, s.flags = expired.details, expired.flags
 		if s.details == "response_timeout" {
@@ -810,7 +838,20 @@ func (s *stream) resetBy(err error) {
 // relayBody sends the content of the response. The head waits in conn.out, and
 // so does, in the end, the last piece.
 func (s *stream) relayBody(body *bodyReader, up *upstreamConn, chunked bool) error {
-	c := s.conn
+	c, it := s.conn, &s.encoding
+	if it.headOnly {
+		return nil
+	}
+	if it.complete { // the filters have seen all of it
+		s.mu.Lock()
+		out, r := s.awaitEncoded(true)
+		s.mu.Unlock()
+		return s.lastOfBody(out, r, chunked)
+	}
+	if it.paused {
+		out, _ := s.takeEncoded()
+		s.sendContent(out, chunked)
+	}
 	for {
 		data, err := body.take()
 		if len(data) == 0 && err == nil && !body.done {
@@ -821,22 +862,30 @@ func (s *stream) relayBody(body *bodyReader, up *upstreamConn, chunked bool) err
 			if err == nil {
 				s.timers.touch()
 			}
+			if len(data) == 0 && err == nil { // woken: a filter may have let something go
+				out, r := s.takeEncoded()
+				if r != nil {
+					return errFilter
+				}
+				s.sendContent(out, chunked)
+				continue
+			}
 		}
 		if err != nil && err != io.EOF {
 			c.flush()
 			return err
 		}
 		if len(data) > 0 {
-			out, _ := s.encodeData(data, false)
+			out, r := s.encodeData(data, false)
+			if r != nil {
+				c.flush()
+				return errFilter
+			}
 			s.sendContent(out, chunked)
 		}
 		if body.done {
-			out, _ := s.encodeEnd()
-			s.sendContent(out, chunked)
-			if chunked {
-				c.out = s.hcm.codec.appendEnd(c.out, &s.responseTrailers)
-			}
-			return nil
+			out, r := s.encodeEnd()
+			return s.lastOfBody(out, r, chunked)
 		}
 		if len(c.out) >= bodyBuffer {
 			if err := c.flush(); err != nil {
@@ -846,8 +895,23 @@ func (s *stream) relayBody(body *bodyReader, up *upstreamConn, chunked bool) err
 	}
 }
 
+// errFilter is a response that a filter has broken off.
+var errFilter = errors.New("a filter has reset the stream")
+
+func (s *stream) lastOfBody(out []byte, r *localReply, chunked bool) error {
+	if r != nil {
+		s.conn.flush()
+		return errFilter
+	}
+	s.sendContent(out, chunked)
+	if chunked {
+		s.conn.out = s.hcm.codec.appendEnd(s.conn.out, &s.responseTrailers)
+	}
+	return nil
+}
+
 // nextContent waits for the next piece of a response for as long as the client
-// does.
+// does. None, without an error, means that somebody has woken it.
 func (s *stream) nextContent(body *bodyReader, up *upstreamConn) ([]byte, error) {
 	up.SetReadDeadline(earliest(s.limit(), time.Now().Add(patience/10)))
 	data, err := body.next()
@@ -883,7 +947,13 @@ func (s *stream) patientContent(body *bodyReader, up *upstreamConn) ([]byte, err
 	for {
 		limit := s.limit()
 		up.SetReadDeadline(limit)
+		if s.wakeUp.responseWoken.Swap(false) {
+			return nil, nil
+		}
 		data, err := body.next()
+		if errors.Is(err, os.ErrDeadlineExceeded) && s.wakeUp.responseWoken.Swap(false) {
+			return nil, nil
+		}
 		if !errors.Is(err, os.ErrDeadlineExceeded) || limit.IsZero() || time.Now().Before(limit) || s.expired(time.Now()) != nil {
 			return data, err
 		}
@@ -895,6 +965,10 @@ func (s *stream) sendContent(data []byte, chunked bool) {
 		return
 	}
 	s.bytesSent.Add(int64(len(data)))
+	if s.callout != nil {
+		s.callout.add(data)
+		return
+	}
 	if chunked {
 		s.conn.out = appendChunk(s.conn.out, data)
 	} else {

@@ -45,6 +45,10 @@ type Server struct {
 	options   Options
 	engine    *vm.Engine
 	plugins   []*vm.Plugin
+	guestLog  *slog.Logger
+	callouts  callouts
+	ticks     []*tickers
+	threads   []sync.Mutex // see thread
 	listeners []*listener
 	clusters  map[string]*cluster
 	logs      map[string]*logFile
@@ -275,10 +279,14 @@ func (s *Server) Close() {
 		s.conns.open = nil
 		s.conns.mu.Unlock()
 		s.conns.wg.Wait()
+		s.callouts.close()
 		s.pipes.close()
 		s.stop()
 		for _, c := range s.clusters {
 			c.close()
+		}
+		for _, t := range s.ticks {
+			t.close()
 		}
 		for _, p := range s.plugins {
 			p.Close()

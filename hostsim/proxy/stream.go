@@ -19,8 +19,11 @@ type stream struct {
 	hcm  *hcm
 
 	// mu serialises filters and the state they see: the request's content is
-	// read by another goroutine than the response's where both flow.
-	mu sync.Mutex
+	// read by another goroutine than the response's where both flow. Where
+	// there are plugins it is one for all streams of a worker, because a
+	// plugin can act on a stream while another one calls it.
+	mu  *sync.Mutex
+	own sync.Mutex
 
 	request, response                 Headers
 	requestTrailers, responseTrailers Headers
@@ -46,9 +49,14 @@ type stream struct {
 	formatted   []byte                      // room for what a format makes
 	additions   []field                     // room for headerEdit.apply
 
-	local         *localReply // a filter's, until it is sent
-	responseBegun bool
-	resume        chan struct{}
+	decoding, encoding iteration
+	local              *localReply // a filter's, until it is sent
+	localText          []byte      // of a local reply, until filters have seen it
+	aborted            *localReply // why a filter has ended the stream, when it was too late for a reply
+	responseBegun      bool
+	wakeUp             wakeUp
+	callout            *callout // the client, where it is a plugin
+	shown              bool     // what came behind a handshake was given to the filters
 
 	start           time.Time
 	requestComplete time.Time
@@ -124,13 +132,14 @@ func (s *stream) begin() {
 	s.protocol, s.http11, s.head, s.upgrade = "HTTP/1.1", true, false, false
 	s.closing, s.promptly = false, false
 	s.route, s.routeKnown = nil, false
-	s.filters, s.chain = s.filters[:0], nil
+	s.filters, s.chain, s.shown = s.filters[:0], nil, false
+	s.beginIterations()
 	clear(s.filterState)
 	clear(s.metadata)
 	s.random, s.virtualCluster, s.localBody, s.client = 0, "", "", ""
 	s.meter.begin(s.conn)
 	s.lastUpstream, s.upstreamBegun = nil, time.Time{}
-	s.local, s.responseBegun, s.broken = nil, false, false
+	s.local, s.aborted, s.localText, s.responseBegun, s.broken = nil, nil, nil, false, false
 	s.start, s.requestComplete = time.Now(), time.Time{}
 	s.timers.start(s.hcm, s.start)
 	s.status, s.details, s.flags, s.clusterName, s.upstreamHost = 0, "", "", "", ""
@@ -184,6 +193,7 @@ func (s *stream) end() {
 		// part in the log all the same.
 		s.makeFilters(s.hcm.chain)
 	}
+	s.decoding.closed, s.encoding.closed = true, true
 	for _, f := range s.filters {
 		f.log()
 	}
@@ -208,13 +218,6 @@ func (s *stream) findRoute() *route {
 
 // clearRoute makes the next look at the route match it anew.
 func (s *stream) clearRoute() { s.routeKnown = false }
-
-// reply is a filter's local reply; the first one counts.
-func (s *stream) reply(r *localReply) {
-	if s.local == nil && !s.responseBegun {
-		s.local = r
-	}
-}
 
 // requestHasCome notes that a request without content is complete.
 func (s *stream) requestHasCome() {
@@ -310,152 +313,19 @@ func (s *stream) complete() bool {
 	return !s.requestComplete.IsZero()
 }
 
-// decodeHeaders runs the request head through the filters.
-func (s *stream) decodeHeaders() *localReply {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, f := range s.filters {
-		st := f.decodeHeaders(s.body.done)
-		if s.local != nil {
-			return s.local
-		}
-		if st != goOn {
-			if r := s.await(); r != nil {
-				return r
-			}
-		}
-	}
-	return nil
-}
-
-// await waits, unlocked, until a filter lets the stream go on.
-func (s *stream) await() *localReply {
-	if s.resume == nil {
-		s.resume = make(chan struct{}, 1)
-	}
-	s.waited = true
-	s.mu.Unlock()
-	defer s.mu.Lock()
-	gone := s.conn.watch()
-	defer s.conn.unwatch()
-	limit := s.limit()
-	var expired <-chan time.Time
-	if !limit.IsZero() {
-		t := time.NewTimer(time.Until(limit))
-		defer t.Stop()
-		expired = t.C
-	}
-	select {
-	case <-s.resume:
-		return s.local
-	case now := <-expired:
-		return s.expired(now)
-	case <-gone:
-		return s.left()
-	case <-s.conn.server.closing:
-		s.closing = true
-		return &localReply{}
-	}
-}
-
-// proceed is a filter's word that the stream may go on.
-func (s *stream) proceed() {
-	if s.resume == nil {
-		s.resume = make(chan struct{}, 1)
-	}
-	select {
-	case s.resume <- struct{}{}:
-	default:
-	}
-}
-
-// decodeData runs a piece of the request's content through the filters and
-// returns what goes upstream.
-func (s *stream) decodeData(data []byte, endStream bool) ([]byte, *localReply) {
-	if s.chain == nil || !s.chain.requestData {
-		return data, nil
-	}
-	return s.filterRequestData(data, endStream)
-}
-
-func (s *stream) filterRequestData(data []byte, endStream bool) ([]byte, *localReply) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	data = append([]byte(nil), data...)
-	for _, f := range s.filters {
-		st := f.decodeData(&data, endStream)
-		if s.local != nil {
-			return nil, s.local
-		}
-		if st == goOn {
-			continue
-		}
-		if !endStream {
-			return nil, nil // the filter keeps it
-		}
-		if r := s.await(); r != nil {
-			return nil, r
-		}
-		f.takeHeld(&data)
-	}
-	return data, nil
-}
-
-// encodeHeaders runs the response head through the filters, from the upstream
-// side, and through the connection manager.
-func (s *stream) encodeHeaders(endStream bool) *localReply {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for i := len(s.filters) - 1; i >= 0; i-- {
-		st := s.filters[i].encodeHeaders(endStream)
-		if s.local != nil {
-			return s.local
-		}
-		if st != goOn {
-			if r := s.await(); r != nil {
-				return r
-			}
-		}
-	}
-	s.finishHead()
-	return nil
-}
-
 // finishHead is what comes behind the filters.
 func (s *stream) finishHead() {
+	if s.callout != nil {
+		s.callout.begin(&s.response)
+		s.responseBegun = true
+		return
+	}
 	if n, err := strconv.Atoi(s.response.value(":status")); err == nil {
 		s.status = n
 	}
 	s.hcm.stats.responded(s.status)
 	s.mutateResponse()
 	s.responseBegun = true
-}
-
-func (s *stream) encodeData(data []byte, endStream bool) ([]byte, *localReply) {
-	if s.chain == nil || !s.chain.responseData {
-		return data, nil
-	}
-	return s.filterResponseData(data, endStream)
-}
-
-func (s *stream) filterResponseData(data []byte, endStream bool) ([]byte, *localReply) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	data = append([]byte(nil), data...)
-	for i := len(s.filters) - 1; i >= 0; i-- {
-		f := s.filters[i]
-		if f.encodeData(&data, endStream) == goOn {
-			continue
-		}
-		if !endStream {
-			return nil, nil
-		}
-		if r := s.await(); r != nil {
-			return nil, r
-		}
-		f.takeHeld(&data)
-	}
-	return data, nil
 }
 
 // sendLocal sends a reply of the proxy's own. Filters that saw the request see
@@ -471,17 +341,27 @@ func (s *stream) sendLocal(r *localReply) {
 		s.closing, s.promptly = true, true
 	}
 	inResponse := s.response.Len() > 0
-	s.local = nil
+	s.mu.Lock()
+	s.local, s.decoding.closed = nil, true
+	s.mu.Unlock()
 	body := s.localHead(r)
 	if !inResponse {
-		if again := s.encodeHeaders(len(body) == 0); again != nil {
-			s.local = nil
+		s.localText = body
+		if again := s.encodeHeaders(len(body) == 0, nil, nil); again != nil {
+			if again.status == 0 { // the client is gone, or must not get any
+				return
+			}
+			s.mu.Lock()
+			s.local, s.encoding.closed = nil, true
+			s.mu.Unlock()
 			body = s.localHead(again)
 			s.finishHead()
-		} else if len(body) > 0 {
-			if data, _ := s.encodeData(body, true); data != nil {
-				body = data
+		} else {
+			filtered, gone := s.encodeLocal()
+			if gone != nil {
+				return
 			}
+			body = filtered
 		}
 	} else {
 		s.finishHead()
@@ -533,6 +413,9 @@ func (s *stream) localHead(r *localReply) []byte {
 // writeHead appends the response head to what the connection will write, and
 // chooses the framing (HTTP/1.1 encoder).
 func (s *stream) writeHead(endStream bool) (chunked bool) {
+	if s.callout != nil {
+		return false
+	}
 	h := &s.response
 	bodiless := s.status < 200 || s.status == 204
 	zero := false

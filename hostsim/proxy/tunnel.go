@@ -27,6 +27,10 @@ func (s *stream) tunnel(up *upstreamConn) {
 	t := &tunnel{stream: s, up: up}
 	up.SetDeadline(time.Time{})
 	s.conn.SetDeadline(time.Time{})
+	if s.encoding.paused { // filters let it go with the head
+		data, _ := s.takeEncoded()
+		s.sendContent(data, false)
+	}
 	if s.conn.flush() != nil {
 		return
 	}
@@ -39,9 +43,9 @@ func (s *stream) tunnel(up *upstreamConn) {
 	defer s.conn.tunnel.Store(nil)
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		t.end(t.relay(&s.conn.in, up.Conn, s.chain.requestData, s.decodeData, &s.bytesReceived, "downstream_remote_disconnect", "DC"))
+		t.end(t.relay(&s.conn.in, up.Conn, false, &s.bytesReceived, "downstream_remote_disconnect", "DC"))
 	})
-	details, flags := t.relay(&up.in, s.conn.Conn, s.chain.responseData, s.encodeData, &s.bytesSent,
+	details, flags := t.relay(&up.in, s.conn.Conn, true, &s.bytesSent,
 		"upstream_reset_after_response_started{connection_termination}", "UC")
 	if t.end(details, flags) && flags == "UC" {
 		how = resetByPeer
@@ -68,7 +72,14 @@ func (t *tunnel) end(details, flags string) (first bool) {
 	}
 	t.up.SetDeadline(past)
 	s.conn.SetDeadline(past)
+	s.wakeUp.signal()
 	return true
+}
+
+// wake makes both directions look what a filter has let go.
+func (t *tunnel) wake() {
+	t.up.SetReadDeadline(past)
+	t.stream.conn.SetReadDeadline(past)
 }
 
 // relay moves bytes one way until that side has no more, and returns why it
@@ -76,12 +87,17 @@ func (t *tunnel) end(details, flags string) (first bool) {
 //
 // Where no filter looks at the bytes the kernel moves them, without their
 // coming here at all.
-func (t *tunnel) relay(in *input, to net.Conn, filtered bool, filter func([]byte, bool) ([]byte, *localReply), count *atomic.Int64, closed, flags string) (string, string) {
+func (t *tunnel) relay(in *input, to net.Conn, response bool, count *atomic.Int64, closed, flags string) (string, string) {
+	s := t.stream
+	filtered, woken, filter, passed := s.chain.requestData, &s.wakeUp.requestWoken, s.decodeData, s.takeDecoded
+	if response {
+		filtered, woken, filter, passed = s.chain.responseData, &s.wakeUp.responseWoken, s.encodeData, s.takeEncoded
+	}
 	var kernel *splicer
 	if !filtered {
 		kernel = newSplicer(to, in.conn, t.stream.conn.server.pipes)
 	}
-	t.watch(in.conn)
+	t.watch(in.conn, woken)
 	for {
 		var moved int
 		var err error
@@ -117,7 +133,18 @@ func (t *tunnel) relay(in *input, to net.Conn, filtered bool, filter func([]byte
 			if r := t.stream.expired(time.Now()); r != nil {
 				return r.details, r.flags
 			}
-			t.watch(in.conn) // the other direction moved, or a plugin broke
+			t.watch(in.conn, woken) // the other direction moved, or a plugin broke, or let something go
+			if filtered {
+				out, r := passed()
+				if r != nil {
+					return r.details, r.flags
+				}
+				if len(out) > 0 {
+					if _, err := to.Write(out); err != nil {
+						return "", ""
+					}
+				}
+			}
 		}
 		if r := t.stream.brokenPlugin(); r != nil {
 			return r.details, r.flags
@@ -127,9 +154,9 @@ func (t *tunnel) relay(in *input, to net.Conn, filtered bool, filter func([]byte
 
 // watch makes reads of c end when, for all that is known now, the tunnel will
 // be idle or has lasted too long.
-func (t *tunnel) watch(c net.Conn) {
+func (t *tunnel) watch(c net.Conn, woken *atomic.Bool) {
 	c.SetReadDeadline(t.stream.limit())
-	if t.over.Load() { // end came before
+	if woken.Swap(false) || t.over.Load() { // end came before
 		c.SetReadDeadline(past)
 	}
 }

@@ -22,24 +22,23 @@ import (
 // wasmFilter is a plugin on one stream: an HTTP filter to the data plane, a
 // vm.Stream to the plugin.
 type wasmFilter struct {
+	passive
 	stream  *stream
 	plugin  *vm.Plugin
 	context *vm.StreamContext // nil: the plugin is passed by
 	failed  bool              // the VM was dead when the stream began
 
-	// Which header maps the guest can reach: one is there from its callback
-	// on until that callback has said Continue.
-	requestMap, responseMap, logging        bool
-	requestTrailersMap, responseTrailersMap bool
-
-	request, response held
-	buffer            *[]byte // the body of the callback under way
+	request, response guestView
+	logging, over     bool
 }
 
-// held is the body that a filter keeps while it has stopped the stream.
-type held struct {
-	data      []byte
-	buffering bool // the guest wants to see all of it at each callback
+// guestView is what the guest can reach of one direction. A header map is
+// there from its callback on until that, or a later one, has said Continue.
+type guestView struct {
+	headers, trailers bool
+	body              *[]byte // of the callback under way
+	buffering         bool    // the guest sees all that waits at it, also between callbacks
+	ended             bool    // the callback has seen the end of the stream
 }
 
 type wasmFactory struct {
@@ -61,14 +60,13 @@ func (f *wasmFactory) newFilter(s *stream) httpFilter {
 	return w
 }
 
-// wasmFailed is what a stream gets whose plugin has failed.
+// fail is what a stream gets whose plugin has failed.
 func (w *wasmFilter) fail() status {
 	if w.plugin.FailurePolicy().IgnoreTrap() {
 		w.context = nil
 		return goOn
 	}
 	w.stream.conn.server.wakeTunnels()
-	w.stream.local = nil // a local reply before the trap does not count
 	w.stream.reply(&localReply{status: 503, details: "wasm_fail_stream"})
 	return stopHere
 }
@@ -85,64 +83,93 @@ func (w *wasmFilter) decodeHeaders(endStream bool) status {
 	if w.context == nil {
 		return goOn
 	}
-	w.requestMap = true
-	action, err := w.context.OnRequestHeaders(w.stream.request.Len(), endStream)
-	if err != nil {
-		return w.fail()
-	}
-	if action != abi.ActionContinue {
-		return stopHere
-	}
-	w.requestMap = false
-	return goOn
+	return w.headers(&w.request, w.context.OnRequestHeaders, w.stream.request.Len(), endStream)
 }
 
 func (w *wasmFilter) encodeHeaders(endStream bool) status {
 	if w.context == nil {
 		return goOn
 	}
-	w.responseMap = true
-	action, err := w.context.OnResponseHeaders(w.stream.response.Len(), endStream)
+	return w.headers(&w.response, w.context.OnResponseHeaders, w.stream.response.Len(), endStream)
+}
+
+func (w *wasmFilter) headers(g *guestView, callback func(int, bool) (abi.Action, error), n int, endStream bool) status {
+	g.headers, g.ended = true, endStream
+	action, err := callback(n, endStream)
 	if err != nil {
 		return w.fail()
 	}
-	if action != abi.ActionContinue {
+	switch action {
+	case abi.ActionContinue:
+		g.headers = false
+		return goOn
+	case abi.ActionStopIteration:
 		return stopHere
+	case abi.ActionStopAllIterationAndBuffer:
+		return stopAndBuffer
 	}
-	w.responseMap = false
-	return goOn
+	return stopAndWatermark
 }
 
 func (w *wasmFilter) decodeData(data *[]byte, endStream bool) status {
 	if w.context == nil {
 		return goOn
 	}
-	return w.data(&w.request, data, endStream, w.context.OnRequestBody)
+	return w.data(&w.request, &w.stream.decoding, data, endStream, w.context.OnRequestBody)
 }
 
 func (w *wasmFilter) encodeData(data *[]byte, endStream bool) status {
 	if w.context == nil {
 		return goOn
 	}
-	return w.data(&w.response, data, endStream, w.context.OnResponseBody)
+	return w.data(&w.response, &w.stream.encoding, data, endStream, w.context.OnResponseBody)
+}
+
+func (w *wasmFilter) data(g *guestView, it *iteration, data *[]byte, endStream bool, callback func(int, bool) (abi.Action, error)) status {
+	size := len(*data)
+	if g.buffering {
+		it.streaming = false
+		it.hold(*data)
+		*data = nil
+		if it.over() {
+			return stopHere
+		}
+		size = len(it.buffered)
+	}
+	g.body, g.ended = data, endStream
+	action, err := callback(size, endStream)
+	g.body = nil
+	if err != nil {
+		return w.fail()
+	}
+	g.buffering = action == abi.ActionStopIteration
+	switch action {
+	case abi.ActionContinue:
+		return goOn
+	case abi.ActionStopIteration:
+		return stopAndBuffer
+	case abi.ActionContinueAndEndStream:
+		return stopAndWatermark
+	}
+	return stopHere
 }
 
 func (w *wasmFilter) decodeTrailers() status {
 	if w.context == nil {
 		return goOn
 	}
-	return w.trailers(&w.requestTrailersMap, &w.stream.requestTrailers, w.context.OnRequestTrailers)
+	return w.tail(&w.request, w.stream.decoding.trailers, w.context.OnRequestTrailers)
 }
 
 func (w *wasmFilter) encodeTrailers() status {
 	if w.context == nil {
 		return goOn
 	}
-	return w.trailers(&w.responseTrailersMap, &w.stream.responseTrailers, w.context.OnResponseTrailers)
+	return w.tail(&w.response, w.stream.encoding.trailers, w.context.OnResponseTrailers)
 }
 
-func (w *wasmFilter) trailers(there *bool, trailers *Headers, callback func(int) (abi.Action, error)) status {
-	*there = true
+func (w *wasmFilter) tail(g *guestView, trailers *Headers, callback func(int) (abi.Action, error)) status {
+	g.trailers = true
 	action, err := callback(trailers.Len())
 	if err != nil {
 		return w.fail()
@@ -150,47 +177,15 @@ func (w *wasmFilter) trailers(there *bool, trailers *Headers, callback func(int)
 	if action != abi.ActionContinue {
 		return stopHere
 	}
-	*there = false
+	g.trailers = false
 	return goOn
-}
-
-func (w *wasmFilter) data(h *held, data *[]byte, endStream bool, callback func(int, bool) (abi.Action, error)) status {
-	if h.buffering {
-		*data, h.data, h.buffering = append(h.data, *data...), nil, false
-	}
-	w.buffer = data
-	action, err := callback(len(*data), endStream)
-	w.buffer = nil
-	if err != nil {
-		return w.fail()
-	}
-	switch action {
-	case abi.ActionContinue:
-		if len(h.data) > 0 {
-			*data, h.data = append(h.data, *data...), nil
-		}
-		return goOn
-	case abi.ActionStopIteration: // StopIterationAndBuffer
-		h.data, h.buffering = append(h.data, *data...), true
-	case abi.ActionContinueAndEndStream: // StopIterationAndWatermark
-		h.data = append(h.data, *data...)
-	}
-	return stopHere // StopIterationNoBuffer drops it
-}
-
-func (w *wasmFilter) takeHeld(data *[]byte) {
-	for _, h := range []*held{&w.request, &w.response} {
-		if len(h.data) > 0 || h.buffering {
-			*data, *h = h.data, held{}
-			return
-		}
-	}
 }
 
 func (w *wasmFilter) log() { w.logging = true }
 
 // destroy ends the context: proxy_on_log, proxy_on_done, proxy_on_delete.
 func (w *wasmFilter) destroy() {
+	w.over = true
 	if w.context != nil {
 		w.context.Close() // what fails here has been logged, and changes nothing
 		w.context = nil
@@ -200,22 +195,23 @@ func (w *wasmFilter) destroy() {
 // ---- vm.Stream
 
 func (w *wasmFilter) HeaderMap(t abi.MapType) vm.HeaderMap {
+	s := w.stream
 	switch t {
 	case abi.MapRequestHeaders:
-		if w.requestMap || w.logging && w.stream.request.Len() > 0 {
-			return guestHeaders{&w.stream.request}
+		if w.request.headers || w.logging && s.request.Len() > 0 {
+			return guestHeaders{&s.request}
 		}
 	case abi.MapResponseHeaders:
-		if w.responseMap || w.logging && w.stream.response.Len() > 0 {
-			return guestHeaders{&w.stream.response}
+		if w.response.headers || w.logging && s.response.Len() > 0 {
+			return guestHeaders{&s.response}
 		}
 	case abi.MapRequestTrailers:
-		if w.requestTrailersMap {
-			return guestHeaders{&w.stream.requestTrailers}
+		if trailers := s.decoding.trailers; trailers != nil && (w.request.trailers || w.logging) {
+			return guestHeaders{trailers}
 		}
 	case abi.MapResponseTrailers:
-		if w.responseTrailersMap || w.logging && w.stream.responseTrailers.Len() > 0 {
-			return guestHeaders{&w.stream.responseTrailers}
+		if trailers := s.encoding.trailers; trailers != nil && (w.response.trailers || w.logging) {
+			return guestHeaders{trailers}
 		}
 	}
 	return nil
@@ -236,10 +232,21 @@ func (g guestHeaders) Replace(name, value string) {
 }
 
 func (w *wasmFilter) Buffer(t abi.BufferType) vm.Buffer {
-	if w.buffer == nil {
+	g, it := &w.request, &w.stream.decoding
+	switch t {
+	case abi.BufferRequestBody:
+	case abi.BufferResponseBody:
+		g, it = &w.response, &w.stream.encoding
+	default:
 		return nil
 	}
-	return guestBuffer{w.buffer}
+	switch {
+	case g.buffering:
+		return guestBuffer{&it.buffered}
+	case g.body != nil:
+		return guestBuffer{g.body}
+	}
+	return nil
 }
 
 type guestBuffer struct{ data *[]byte }
@@ -257,23 +264,48 @@ func (w *wasmFilter) ClearRouteCache() { w.stream.clearRoute() }
 
 func (w *wasmFilter) SetProperty(path string, value []byte) abi.Status {
 	s := w.stream
-	s.setState("wasm."+path, stateObject{text: string(value)})
+	s.setState("wasm."+strings.Clone(path), stateObject{text: string(value)})
 	return abi.StatusOK
 }
 
-func (w *wasmFilter) SendLocalResponse(code uint32, details string, body []byte, headers [][2]string, _ int32) abi.Status {
-	w.stream.reply(&localReply{status: int(code), body: string(body), details: strings.Clone(details), headers: headers})
-	return abi.StatusOK
+func (w *wasmFilter) SendLocalResponse(code uint32, details string, body []byte, headers [][2]string, _ int32) {
+	if !w.over {
+		w.stream.reply(&localReply{status: int(code), body: string(body), details: details, headers: headers})
+	}
 }
 
-func (w *wasmFilter) Continue(abi.StreamType) abi.Status {
-	w.stream.proceed()
-	return abi.StatusOK
+func (w *wasmFilter) Continue(t abi.StreamType) {
+	if w.over {
+		return
+	}
+	g, it := &w.request, &w.stream.decoding
+	if t == abi.StreamResponse {
+		g, it = &w.response, &w.stream.encoding
+	}
+	i := it.placeOf(w)
+	switch {
+	case i < 0 || !it.places[i].reached && it.closed:
+		return
+	case !it.places[i].reached:
+		w.crash("proxy_continue_stream of a direction that has not come to the plugin yet")
+		return
+	}
+	w.request.headers, w.request.trailers = false, false // Envoy forgets those of the request, whatever is continued
+	g.headers = false
+	it.resume(i)
+	w.stream.wake()
 }
 
-func (w *wasmFilter) Close(abi.StreamType) abi.Status {
-	w.stream.conn.Conn.Close()
-	return abi.StatusOK
+func (w *wasmFilter) Close(abi.StreamType) {
+	if !w.over {
+		w.stream.reset("")
+	}
+}
+
+// crash reports what makes Envoy crash, and ends the stream instead.
+func (w *wasmFilter) crash(what string) {
+	w.stream.conn.server.guestLog.Log(context.Background(), vm.LevelCritical, what+" crashes Envoy 1.40; here it only resets the stream")
+	w.stream.reset("")
 }
 
 // ---- from the configuration
@@ -282,8 +314,12 @@ func (b *builder) wasm(path string, c *wasmv3.PluginConfig) (filterFactory, erro
 	s := b.server
 	if s.engine == nil {
 		b.guestLog = &guestLog{Handler: s.options.Logger.With("component", "wasm").Handler()}
+		s.guestLog = slog.New(b.guestLog)
+		s.callouts.open, s.callouts.hcm = map[*callout]struct{}{}, &hcm{server: s, stats: newHCMStats(&Stats{}, "")}
+		s.threads = make([]sync.Mutex, 1+s.options.Concurrency)
 		engine, err := vm.NewEngine(b.ctx, vm.EngineOptions{
-			CacheDir: s.options.CacheDir, Logger: slog.New(b.guestLog), Metrics: (*guestMetrics)(&s.Stats),
+			CacheDir: s.options.CacheDir, Logger: s.guestLog, Metrics: (*guestMetrics)(&s.Stats),
+			Thread: func(worker int) sync.Locker { return s.thread(worker) }, Callouts: s,
 		})
 		if err != nil {
 			return nil, err
@@ -321,6 +357,8 @@ func (b *builder) wasm(path string, c *wasmv3.PluginConfig) (filterFactory, erro
 		config.FailurePolicy = vm.FailReload
 	}
 	b.guestLog.hold()
+	ticks := newTickers(s)
+	config.OnTickPeriod = ticks.set
 	plugin, err := s.engine.NewPlugin(b.ctx, config, s.options.Concurrency)
 	said := b.guestLog.release(err == nil)
 	if err != nil {
@@ -330,8 +368,14 @@ func (b *builder) wasm(path string, c *wasmv3.PluginConfig) (filterFactory, erro
 		return nil, b.wasmError(strings.TrimSuffix(path, ".vm_config"), err)
 	}
 	s.plugins = append(s.plugins, plugin)
+	s.ticks = append(s.ticks, ticks)
+	ticks.start(plugin)
 	return &wasmFactory{plugin, plugin.Exports("proxy_on_request_body"), plugin.Exports("proxy_on_response_body")}, nil
 }
+
+// thread is what is locked while something happens on a worker, or on
+// vm.MainThread, that a plugin can see.
+func (s *Server) thread(worker int) *sync.Mutex { return &s.threads[1+worker] }
 
 // guestLog is the log of plugins. While one is being loaded it holds its
 // errors back: if loading fails they belong into the one line that says so.

@@ -27,6 +27,9 @@ func (c *hostContext) buffer(t abi.BufferType) buffer {
 	case abi.BufferCallData:
 		return buffer{}
 	case abi.BufferHTTPCallResponseBody:
+		if r := c.root.calls.response; r != nil {
+			return buffer{bytes: r.Body}
+		}
 		return buffer{missing: true}
 	}
 	// A body of another phase is there, and empty.

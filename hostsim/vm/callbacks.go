@@ -20,6 +20,7 @@ const (
 	onDelete
 	onRequestHeaders
 	onResponseHeaders
+	onHTTPCallResponse
 
 	// Those below are never called yet, but their signatures are checked.
 	validateConfiguration
@@ -30,7 +31,6 @@ const (
 	onUpstreamConnectionClose
 	onRequestMetadata
 	onResponseMetadata
-	onHTTPCallResponse
 	onGrpcReceive
 	onGrpcClose
 	onGrpcReceiveInitialMetadata

@@ -23,6 +23,7 @@ type hostContext struct {
 	configuring *Plugin       // whose configuration can be read at the moment
 	tickPeriod  time.Duration // 0 is none
 	pendingDone bool          // proxy_on_done said no
+	calls       callouts
 
 	// Of a stream context.
 	logging     bool // proxy_on_log runs
@@ -66,6 +67,7 @@ func (c *hostContext) notify(cb callback, otherwise uint64) (uint64, error) {
 func (c *hostContext) delete() error {
 	v := c.instance
 	delete(v.contexts, c.id)
+	c.calls.end()
 	if !c.created || v.failed.Load() {
 		return nil
 	}
@@ -201,7 +203,7 @@ func (s *StreamContext) headers(cb callback, numHeaders int, endOfStream bool) (
 	}
 	c := &s.context
 	v := c.instance
-	defer v.mu.Unlock()
+	defer v.leave()
 	if cb == onRequestHeaders {
 		if err := c.create(c.root.id); err != nil {
 			return abi.ActionContinue, err
@@ -237,7 +239,7 @@ func (s *StreamContext) body(cb callback, size int, endOfStream bool) (abi.Actio
 	}
 	c := &s.context
 	v := c.instance
-	defer v.mu.Unlock()
+	defer v.leave()
 	if !c.created {
 		return abi.ActionContinue, nil
 	}
@@ -262,7 +264,7 @@ func (s *StreamContext) trailers(cb callback, numTrailers int) (abi.Action, erro
 	}
 	c := &s.context
 	v := c.instance
-	defer v.mu.Unlock()
+	defer v.leave()
 	if !c.created {
 		return abi.ActionContinue, nil
 	}
@@ -332,7 +334,7 @@ func (s *StreamContext) Close() error {
 	c := &s.context
 	v := c.instance
 	v.mu.Lock()
-	defer v.mu.Unlock()
+	defer v.leave()
 	defer delete(v.contexts, c.id)
 	if v.failed.Load() {
 		return ErrVMFailed

@@ -45,6 +45,13 @@ type EngineOptions struct {
 	// MemoryLimitPages bounds each VM's memory in pages of 64 KiB.
 	// 0 is DefaultMemoryLimitPages.
 	MemoryLimitPages uint32
+	// Thread returns the lock that the data plane holds whenever it calls a
+	// plugin on a worker (or MainThread), as all of a worker is one thread in
+	// Envoy. The engine takes it for callbacks that it starts itself. nil is
+	// for plugins that are called from one goroutine at a time.
+	Thread func(worker int) sync.Locker
+	// Callouts sends the requests of guests. nil refuses them.
+	Callouts Callouts
 	// CallbackDeadline bounds how long one callback may run; a guest that is
 	// longer at it has trapped. 0 is no bound, as in Envoy, where an endless
 	// loop takes the worker with it. A bound slows guests down, loops most.
@@ -193,6 +200,19 @@ func notWasmHint(code []byte) string {
 	}
 	return ""
 }
+
+// thread returns what is locked around a callback that the engine starts.
+func (e *Engine) thread(worker int) sync.Locker {
+	if e.opts.Thread == nil {
+		return noLock{}
+	}
+	return e.opts.Thread(worker)
+}
+
+type noLock struct{}
+
+func (noLock) Lock()   {}
+func (noLock) Unlock() {}
 
 // Stats returns the engine's counters.
 func (e *Engine) Stats() EngineStats {

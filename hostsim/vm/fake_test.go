@@ -83,18 +83,11 @@ func (s *testStream) SetProperty(path string, value []byte) abi.Status {
 	s.props[strings.Clone(path)] = string(value)
 	return abi.StatusOK
 }
-func (s *testStream) SendLocalResponse(status uint32, details string, body []byte, headers [][2]string, grpcStatus int32) abi.Status {
+func (s *testStream) SendLocalResponse(status uint32, details string, body []byte, headers [][2]string, grpcStatus int32) {
 	s.local = append(s.local, fmt.Sprint(status, " ", details, " ", string(body), " ", headers, " ", grpcStatus))
-	return abi.StatusOK
 }
-func (s *testStream) Continue(t abi.StreamType) abi.Status {
-	s.resumed = append(s.resumed, t)
-	return abi.StatusOK
-}
-func (s *testStream) Close(t abi.StreamType) abi.Status {
-	s.closed = append(s.closed, t)
-	return abi.StatusOK
-}
+func (s *testStream) Continue(t abi.StreamType) { s.resumed = append(s.resumed, t) }
+func (s *testStream) Close(t abi.StreamType)    { s.closed = append(s.closed, t) }
 
 // requestStream is a stream in the phase of its request headers.
 func requestStream(headers ...[2]string) *testStream {

@@ -10,6 +10,18 @@ const maxMapType = uint32(abi.MapHTTPCallResponseTrailers)
 // readableMap returns the header map of the given type, or nil if there is
 // none in the current phase.
 func (c *hostContext) readableMap(t abi.MapType) HeaderMap {
+	switch r := c.root.calls.response; t {
+	case abi.MapHTTPCallResponseHeaders:
+		if r != nil {
+			return pairsMap{r.Headers}
+		}
+		return nil
+	case abi.MapHTTPCallResponseTrailers:
+		if r != nil && len(r.Trailers) > 0 {
+			return pairsMap{r.Trailers}
+		}
+		return nil
+	}
 	if c.stream == nil || c.mapsGone || c.requestGone && (t == abi.MapRequestHeaders || t == abi.MapRequestTrailers) {
 		return nil
 	}
@@ -19,7 +31,7 @@ func (c *hostContext) readableMap(t abi.MapType) HeaderMap {
 // writableMap returns the header map of the given type, or nil if the current
 // phase may not change it.
 func (c *hostContext) writableMap(t abi.MapType) HeaderMap {
-	if c.stream == nil || c.logging || !c.stream.HeaderMapWritable(t) {
+	if c.stream == nil || c.logging || t > abi.MapResponseTrailers || !c.stream.HeaderMapWritable(t) {
 		return nil
 	}
 	return c.readableMap(t)

@@ -59,15 +59,6 @@ func proxyGetLogLevel(v *instance, stack []uint64) abi.Status {
 	return abi.StatusOK
 }
 
-// proxyGetStatus gives the status of the last callout. There are none yet, so
-// it is what Envoy gives before the first.
-func proxyGetStatus(v *instance, stack []uint64) abi.Status {
-	if !v.writeUint32(stack[0], 0) {
-		return abi.StatusInvalidMemoryAccess
-	}
-	return v.give("", stack[1], stack[2])
-}
-
 func proxyGetCurrentTimeNanoseconds(v *instance, stack []uint64) abi.Status {
 	if !v.writeUint64(stack[0], uint64(v.group.engine.now().UnixNano())) {
 		return abi.StatusInvalidMemoryAccess

@@ -28,8 +28,7 @@ type hostFunc struct {
 // version. Those of WASI are there once for each of its module names.
 func hostFunctions() []hostFunc {
 	const (
-		callout = "it needs HTTP callouts"
-		grpc    = "it needs gRPC callouts"
+		grpc = "it needs gRPC callouts"
 	)
 	env := func(versions abiVersion, name string, params int, call func(*instance, []uint64) abi.Status) hostFunc {
 		return hostFunc{module: "env", name: name, params: types(params), results: types(1), versions: versions,
@@ -103,7 +102,7 @@ func hostFunctions() []hostFunc {
 		metric("proxy_record_metric", proxyRecordMetric),
 		env(abiAll, "proxy_get_metric", 2, proxyGetMetric),
 
-		missing("proxy_http_call", 10, callout),
+		env(abiAll, "proxy_http_call", 10, proxyHTTPCall),
 		missing("proxy_grpc_call", 12, grpc),
 		missing("proxy_grpc_stream", 9, grpc),
 		missing("proxy_grpc_send", 4, grpc),

@@ -59,6 +59,12 @@ func (g *guest) call(name string, args ...any) abi.Status {
 	return abi.Status(f.call(g.v, append(stack, 0)))
 }
 
+// returned does what follows when the callback has returned.
+func (g *guest) returned() {
+	g.v.mu.Lock()
+	g.v.leave()
+}
+
 // result reads what a host function gave at ptr and size in 0 and 4.
 func (g *guest) result() string {
 	g.t.Helper()
@@ -183,6 +189,7 @@ func TestFields(t *testing.T) {
 	stream.readOnly = false
 	expect("continue", g.call("proxy_continue_stream", 0), abi.StatusOK)
 	expect("after which the map is gone", g.call("proxy_add_header_map_value", 0, "a", "1"), abi.StatusBadArgument)
+	g.returned()
 	expect("resumed", stream.resumed, []abi.StreamType{abi.StreamRequest})
 }
 
@@ -220,11 +227,13 @@ func TestLocalResponse(t *testing.T) {
 			t.Errorf("status = %d, want 0", got)
 		}
 	}
+	stopped := g.v.stopNext
+	g.returned()
 	want := []string{"403 no_way body [[A b]] -1"}
 	if diff := cmp.Diff(want, stream.local); diff != "" {
 		t.Errorf("local responses (-want +got):\n%s", diff)
 	}
-	if !g.v.stopNext {
+	if !stopped {
 		t.Error("the callback would not stop the stream")
 	}
 }

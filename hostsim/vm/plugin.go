@@ -304,8 +304,11 @@ func (g *group) queueReady(worker int, id, token uint32) {
 	if v == nil {
 		return
 	}
+	lock := g.engine.thread(worker)
+	lock.Lock()
+	defer lock.Unlock()
 	v.mu.Lock()
-	defer v.mu.Unlock()
+	defer v.leave()
 	c := v.contexts[id]
 	if c == nil || v.failed.Load() || v.fns[onQueueReady] == nil {
 		return
@@ -418,7 +421,7 @@ func (p *Plugin) Tick(worker int) error {
 	root := p.threads[1+worker].root.Load()
 	v := root.instance
 	v.mu.Lock()
-	defer v.mu.Unlock()
+	defer v.leave()
 	if v.failed.Load() {
 		return ErrVMFailed
 	}

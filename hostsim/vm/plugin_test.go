@@ -274,9 +274,9 @@ func TestLoadErrors(t *testing.T) {
 	if err == nil || err.Error() != want {
 		t.Errorf("error\n%v\nwant\n%s", err, want)
 	}
-	_, err = loadTestModule(t, e, "abi/http_call_ok")
-	if u, ok := errors.AsType[*UnsupportedError](err); !ok || u.Import != "env.proxy_http_call" {
-		t.Errorf("error %v, want an *UnsupportedError for env.proxy_http_call", err)
+	_, err = loadTestModule(t, e, "resolve_dns")
+	if u, ok := errors.AsType[*UnsupportedError](err); !ok || u.Import != "env.envoy_resolve_dns" {
+		t.Errorf("error %v, want an *UnsupportedError for env.envoy_resolve_dns", err)
 	}
 }
 

@@ -27,8 +27,11 @@ type Buffer interface {
 }
 
 // Stream is what a stream context acts on: the data plane's side of one HTTP
-// filter on one stream. Its methods are called only from inside a callback
-// that the data plane has started, on the same goroutine.
+// filter on one stream. Its methods are called while a callback of any context
+// of the same VM runs, because a guest may choose the context that hostcalls
+// act on; SendLocalResponse, Continue and Close right after that callback, in
+// the order in which the guest asked for them, as Envoy does it. They may lead
+// to further callbacks.
 type Stream interface {
 	// HeaderMap returns nil where the current phase has no such map.
 	HeaderMap(abi.MapType) HeaderMap
@@ -42,7 +45,7 @@ type Stream interface {
 	Property(path string) ([]byte, abi.Status)
 	// SetProperty writes filter state "wasm."+path.
 	SetProperty(path string, value []byte) abi.Status
-	SendLocalResponse(status uint32, details string, body []byte, headers [][2]string, grpcStatus int32) abi.Status
-	Continue(abi.StreamType) abi.Status
-	Close(abi.StreamType) abi.Status
+	SendLocalResponse(status uint32, details string, body []byte, headers [][2]string, grpcStatus int32)
+	Continue(abi.StreamType)
+	Close(abi.StreamType)
 }

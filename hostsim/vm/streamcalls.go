@@ -8,8 +8,26 @@ import (
 )
 
 // What acts on the stream (Proxy-Wasm 0.2.1, "HTTP streams", "Stream
-// contexts"). In Envoy all of it happens after the callback has returned; a
-// Stream is told at once and does the same.
+// contexts"). All of it happens after the callback has returned.
+
+// after adds to what is done once the callback that runs has returned and the
+// VM can be called again (addAfterVmCallAction).
+func (v *instance) after(f func()) { v.actions = append(v.actions, f) }
+
+// leave unlocks the instance after a call and does what the guest asked for
+// meanwhile. A guest that has trapped gets nothing of it.
+func (v *instance) leave() {
+	actions := v.actions
+	v.actions = nil
+	failed := v.failed.Load()
+	v.mu.Unlock()
+	if failed {
+		return
+	}
+	for _, f := range actions {
+		f()
+	}
+}
 
 // proxySendLocalResponse makes the callback that runs stop the stream,
 // whatever it returns. Only the first local response of a callback counts.
@@ -30,7 +48,9 @@ func proxySendLocalResponse(v *instance, stack []uint64) abi.Status {
 			}
 			return r
 		}, details)
-		c.stream.SendLocalResponse(uint32(stack[0]), strings.Clone(underscored), append([]byte(nil), body...), pairs, int32(uint32(stack[7])))
+		stream, code, grpc := c.stream, uint32(stack[0]), int32(uint32(stack[7]))
+		underscored, body := strings.Clone(underscored), append([]byte(nil), body...)
+		v.after(func() { stream.SendLocalResponse(code, underscored, body, pairs, grpc) })
 	}
 	v.stopNext = true
 	return abi.StatusOK
@@ -62,7 +82,9 @@ func (c *hostContext) continueStream(t uint32) abi.Status {
 		return abi.StatusOK
 	}
 	c.requestGone = true
-	return c.stream.Continue(abi.StreamType(t))
+	stream := c.stream
+	c.instance.after(func() { stream.Continue(abi.StreamType(t)) })
+	return abi.StatusOK
 }
 
 func proxyCloseStream(v *instance, stack []uint64) abi.Status {
@@ -73,7 +95,9 @@ func proxyCloseStream(v *instance, stack []uint64) abi.Status {
 	case c.stream == nil || t > uint32(abi.StreamResponse):
 		return abi.StatusOK
 	}
-	return c.stream.Close(abi.StreamType(t))
+	stream := c.stream
+	v.after(func() { stream.Close(abi.StreamType(t)) })
+	return abi.StatusOK
 }
 
 func proxyClearRouteCache(v *instance, _ []uint64) abi.Status {

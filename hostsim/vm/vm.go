@@ -60,6 +60,9 @@ type instance struct {
 	restriction restriction
 	stopNext    bool           // a local response was sent: the callback's result is overridden
 	finished    []*hostContext // root contexts that called proxy_done during this call
+	actions     []func()       // what is done when this call has returned
+	tokens      [3]uint32      // the last of each kind of callout
+	why         string         // see because
 
 	metrics metricTable
 }
@@ -225,6 +228,9 @@ func (v *instance) close() {
 	}
 	v.closed = true
 	v.failed.Store(true)
+	for _, c := range v.contexts {
+		c.calls.end()
+	}
 	v.free()
 	clear(v.contexts)
 	v.group.engine.active.Add(-1)

@@ -229,7 +229,7 @@ var uploadStopped = &localReply{}
 func (s *stream) decodeData(data []byte, endStream bool) ([]byte, *localReply) {
 	it := &s.decoding
 	if s.chain == nil || !s.chain.requestData && !it.paused {
-		it.end = it.end || endStream
+		it.complete, it.end = it.complete || endStream, it.end || endStream
 		return data, nil
 	}
 	s.mu.Lock()
@@ -344,7 +344,7 @@ func (s *stream) pumpResponse(body *bodyReader, up *upstreamConn) *localReply {
 func (s *stream) encodeData(data []byte, endStream bool) ([]byte, *localReply) {
 	it := &s.encoding
 	if s.chain == nil || !s.chain.responseData && !it.paused {
-		it.end = it.end || endStream
+		it.complete, it.end = it.complete || endStream, it.end || endStream
 		return data, nil
 	}
 	s.mu.Lock()

@@ -126,10 +126,10 @@ func (c *callout) run() *vm.HTTPResponse {
 		if r.status == 0 {
 			return nil
 		}
-		s.localHead(r)
 		c.body = nil
+		body := s.localHead(r)
 		c.begin(&s.response)
-		c.add([]byte(r.body))
+		c.add(body)
 	}
 	if s.broken || c.full {
 		return nil

@@ -188,9 +188,8 @@ func (s *pluginStream) HeaderMap(t abi.MapType) vm.HeaderMap {
 	return nil
 }
 
-func (s *pluginStream) SendLocalResponse(status uint32, _ string, body []byte, _ [][2]string, _ int32) abi.Status {
+func (s *pluginStream) SendLocalResponse(status uint32, _ string, body []byte, _ [][2]string, _ int32) {
 	s.effect = effect{status: int(status), body: string(body)}
-	return abi.StatusOK
 }
 
 func (s *pluginStream) SetProperty(path string, value []byte) abi.Status {
@@ -204,5 +203,5 @@ func (s *pluginStream) HeaderMapWritable(abi.MapType) bool   { return true }
 func (s *pluginStream) Buffer(abi.BufferType) vm.Buffer      { return nil }
 func (s *pluginStream) ClearRouteCache()                     {}
 func (s *pluginStream) Property(string) ([]byte, abi.Status) { return nil, abi.StatusNotFound }
-func (s *pluginStream) Continue(abi.StreamType) abi.Status   { return abi.StatusOK }
-func (s *pluginStream) Close(abi.StreamType) abi.Status      { return abi.StatusOK }
+func (s *pluginStream) Continue(abi.StreamType)              {}
+func (s *pluginStream) Close(abi.StreamType)                 {}

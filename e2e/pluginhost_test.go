@@ -126,11 +126,10 @@ func (s *failingStream) SetProperty(path string, value []byte) abi.Status {
 	return s.pluginStream.SetProperty(path, value)
 }
 
-func (s *failingStream) SendLocalResponse(status uint32, details string, body []byte, headers [][2]string, grpc int32) abi.Status {
-	if s.noResponse {
-		return abi.StatusInternalFailure
+func (s *failingStream) SendLocalResponse(status uint32, details string, body []byte, headers [][2]string, grpc int32) {
+	if !s.noResponse {
+		s.pluginStream.SendLocalResponse(status, details, body, headers, grpc)
 	}
-	return s.pluginStream.SendLocalResponse(status, details, body, headers, grpc)
 }
 
 // Where a hostcall fails, nothing traps, a request that is not refused goes on,

@@ -22,7 +22,6 @@ import (
 // wasmFilter is a plugin on one stream: an HTTP filter to the data plane, a
 // vm.Stream to the plugin.
 type wasmFilter struct {
-	passive
 	stream  *stream
 	plugin  *vm.Plugin
 	context *vm.StreamContext // nil: the plugin is passed by

@@ -28,6 +28,7 @@ type cluster struct {
 	breakers                           [2]breaker // by routing priority
 	metadata                           *corev3.Metadata
 	stats                              *clusterStats
+	connectionIDs                      *atomic.Uint64 // of all clusters
 
 	endpoints []endpoint // as configured
 	balancing balancing
@@ -131,8 +132,9 @@ func (b *builder) cluster(path string, c *clusterv3.Cluster) (*cluster, error) {
 
 		maxResponseHead: 80 << 10, maxResponseFields: 100,
 
-		metadata: c.GetMetadata(),
-		statName: statName(c),
+		metadata:      c.GetMetadata(),
+		connectionIDs: &b.server.connectionIDs,
+		statName:      statName(c),
 	}
 	cl.stats = newClusterStats(&b.server.Stats, "cluster."+cl.statName+".")
 	if c.GetConnectTimeout() != nil {

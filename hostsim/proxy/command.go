@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"encoding/json"
 	"net"
 	"os"
 	"strconv"
@@ -40,6 +41,8 @@ func (b *builder) command(path, name, arg string, hasArg, hasLength bool) (comma
 		return nil, b.boot.Errorf(path, "%%%s%% requires parameters", name)
 	case hasLength && c.syntax&short == 0:
 		return nil, b.boot.Errorf(path, "%%%s%% does not allow length to be specified", name)
+	case name == "COALESCE": // not in the table, because it looks there itself
+		return coalesceCommand(b, path, arg)
 	case c.make == nil:
 		return nil, b.boot.Unsupported(path, "the format command %"+name+"%")
 	}
@@ -117,25 +120,25 @@ var commands = map[string]commandKind{
 
 	"DOWNSTREAM_WIRE_BYTES_RECEIVED":                number(func(s *stream) int64 { return s.wireReceived() }),
 	"DOWNSTREAM_WIRE_BYTES_SENT":                    number(func(s *stream) int64 { return s.wireSent() }),
-	"DOWNSTREAM_HEADER_BYTES_RECEIVED":              number(func(s *stream) int64 { return s.meter.fieldsReceived() }),
+	"DOWNSTREAM_HEADER_BYTES_RECEIVED":              number(func(s *stream) int64 { return s.meter.fieldsReceived() + trailerBytes(&s.requestTrailers) }),
 	"DOWNSTREAM_HEADER_BYTES_SENT":                  number(func(s *stream) int64 { return s.fieldsSent() }),
 	"DOWNSTREAM_DECOMPRESSED_HEADER_BYTES_RECEIVED": number(func(s *stream) int64 { return s.meter.fieldsReceived() }),
 	"DOWNSTREAM_DECOMPRESSED_HEADER_BYTES_SENT":     number(func(s *stream) int64 { return s.fieldsSent() }),
-	"UPSTREAM_WIRE_BYTES_RECEIVED":                  {syntax: bare},
-	"UPSTREAM_WIRE_BYTES_SENT":                      {syntax: bare},
-	"UPSTREAM_HEADER_BYTES_RECEIVED":                {syntax: bare},
-	"UPSTREAM_HEADER_BYTES_SENT":                    {syntax: bare},
-	"UPSTREAM_DECOMPRESSED_HEADER_BYTES_RECEIVED":   {syntax: bare},
-	"UPSTREAM_DECOMPRESSED_HEADER_BYTES_SENT":       {syntax: bare},
+	"UPSTREAM_WIRE_BYTES_RECEIVED":                  number(func(s *stream) int64 { received, _ := s.upstreamWire(); return received }),
+	"UPSTREAM_WIRE_BYTES_SENT":                      number(func(s *stream) int64 { _, sent := s.upstreamWire(); return sent }),
+	"UPSTREAM_HEADER_BYTES_RECEIVED":                number(func(s *stream) int64 { return s.upstreamMeter.fieldsReceived() + trailerBytes(&s.responseTrailers) }),
+	"UPSTREAM_HEADER_BYTES_SENT":                    number(func(s *stream) int64 { return s.upstreamMeter.fieldsSent }),
+	"UPSTREAM_DECOMPRESSED_HEADER_BYTES_RECEIVED":   number(func(s *stream) int64 { return s.upstreamMeter.decompressed + s.upstreamMeter.fieldsReceived() }),
+	"UPSTREAM_DECOMPRESSED_HEADER_BYTES_SENT":       number(func(s *stream) int64 { return s.upstreamMeter.fieldsSent }),
 
 	"DURATION":                                number(func(s *stream) int64 { return time.Since(s.start).Milliseconds() }),
 	"REQUEST_DURATION":                        number(func(s *stream) int64 { return between(s.start, s.requestComplete) }),
 	"REQUEST_TX_DURATION":                     number(func(s *stream) int64 { return between(s.start, s.upstreamBegun, s.requestComplete) }),
 	"RESPONSE_DURATION":                       number(func(s *stream) int64 { return between(s.start, s.upstreamBegun) }),
-	"RESPONSE_TX_DURATION":                    number(func(s *stream) int64 { return between(s.upstreamBegun, time.Now()) }),
+	"RESPONSE_TX_DURATION":                    number(func(s *stream) int64 { return between(s.upstreamBegun, s.replyEnded) }),
 	"DOWNSTREAM_HANDSHAKE_DURATION":           never(bare),
 	"ROUNDTRIP_DURATION":                      never(bare),
-	"UPSTREAM_CONNECTION_POOL_READY_DURATION": {syntax: bare},
+	"UPSTREAM_CONNECTION_POOL_READY_DURATION": number(func(s *stream) int64 { return between(s.upstreamMeter.asked, s.upstreamMeter.ready) }),
 	"COMMON_DURATION":                         {required, commonDurationCommand},
 
 	"START_TIME":       {optional, timeCommand(false, func(s *stream) time.Time { return s.start })},
@@ -149,22 +152,22 @@ var commands = map[string]commandKind{
 
 	"UPSTREAM_HOST_NAME":                    word(func(s *stream) string { return s.host.namedAs() }),
 	"UPSTREAM_HOST_NAME_WITHOUT_PORT":       word(func(s *stream) string { return withoutPort(s.host.namedAs()) }),
-	"UPSTREAM_REMOTE_ADDRESS":               word(func(s *stream) string { return s.upstreamHost }),
-	"UPSTREAM_REMOTE_ADDRESS_WITHOUT_PORT":  word(func(s *stream) string { return withoutPort(s.upstreamHost) }),
-	"UPSTREAM_REMOTE_PORT":                  number(func(s *stream) int64 { return portOf(s.upstreamHost) }),
+	"UPSTREAM_REMOTE_ADDRESS":               word(func(s *stream) string { return s.upstreamRemote() }),
+	"UPSTREAM_REMOTE_ADDRESS_WITHOUT_PORT":  word(func(s *stream) string { return withoutPort(s.upstreamRemote()) }),
+	"UPSTREAM_REMOTE_PORT":                  number(func(s *stream) int64 { return portOf(s.upstreamRemote()) }),
 	"UPSTREAM_LOCAL_ADDRESS":                word(func(s *stream) string { return s.upstreamLocal() }),
 	"UPSTREAM_LOCAL_ADDRESS_WITHOUT_PORT":   word(func(s *stream) string { return withoutPort(s.upstreamLocal()) }),
 	"UPSTREAM_LOCAL_PORT":                   number(func(s *stream) int64 { return portOf(s.upstreamLocal()) }),
 	"UPSTREAM_PROTOCOL":                     word(func(s *stream) string { return s.upstreamProtocol() }),
 	"UPSTREAM_REQUEST_ATTEMPT_COUNT":        number(func(s *stream) int64 { return int64(s.attempts) }),
-	"UPSTREAM_CONNECTION_ID":                {syntax: bare},
-	"UPSTREAM_TRANSPORT_FAILURE_REASON":     {syntax: bare},
-	"UPSTREAM_DETECTED_CLOSE_TYPE":          {syntax: bare},
-	"UPSTREAM_LOCAL_CLOSE_REASON":           {syntax: bare},
+	"UPSTREAM_CONNECTION_ID":                number(func(s *stream) int64 { return s.upstreamConnectionID() }),
+	"UPSTREAM_TRANSPORT_FAILURE_REASON":     word(func(s *stream) string { return strings.ReplaceAll(s.upstreamMeter.failure, " ", "_") }),
+	"UPSTREAM_DETECTED_CLOSE_TYPE":          word(func(s *stream) string { return s.upstreamCloseType() }),
+	"UPSTREAM_LOCAL_CLOSE_REASON":           never(bare),
 	"UPSTREAM_HOSTS_ATTEMPTED":              word(func(s *stream) string { return s.tried(func(h *host) string { return h.address }) }),
 	"UPSTREAM_HOSTS_ATTEMPTED_WITHOUT_PORT": word(func(s *stream) string { return s.tried(func(h *host) string { return withoutPort(h.address) }) }),
 	"UPSTREAM_HOST_NAMES_ATTEMPTED":         word(func(s *stream) string { return s.tried((*host).namedAs) }),
-	"UPSTREAM_CONNECTION_IDS_ATTEMPTED":     {syntax: bare},
+	"UPSTREAM_CONNECTION_IDS_ATTEMPTED":     word(func(s *stream) string { return s.connectionIDs() }),
 	"UPSTREAM_SERVER_NAME":                  never(bare),
 	"UPSTREAM_TLS_CIPHER":                   never(bare),
 	"UPSTREAM_TLS_VERSION":                  never(bare),
@@ -190,8 +193,8 @@ var commands = map[string]commandKind{
 	"DOWNSTREAM_DIRECT_LOCAL_ADDRESS":               word(func(s *stream) string { return s.conn.local }),
 	"DOWNSTREAM_DIRECT_LOCAL_ADDRESS_WITHOUT_PORT":  word(func(s *stream) string { return withoutPort(s.conn.local) }),
 	"DOWNSTREAM_DIRECT_LOCAL_PORT":                  number(func(s *stream) int64 { return portOf(s.conn.local) }),
-	"DOWNSTREAM_DETECTED_CLOSE_TYPE":                {syntax: bare},
-	"DOWNSTREAM_LOCAL_CLOSE_REASON":                 {syntax: bare},
+	"DOWNSTREAM_DETECTED_CLOSE_TYPE":                word(func(s *stream) string { return "Normal" }),
+	"DOWNSTREAM_LOCAL_CLOSE_REASON":                 never(bare),
 	"DOWNSTREAM_TRANSPORT_FAILURE_REASON":           never(bare),
 	"CONNECTION_TERMINATION_DETAILS":                never(bare),
 	"DOWNSTREAM_PEER_SUBJECT":                       never(bare),
@@ -236,8 +239,8 @@ var commands = map[string]commandKind{
 	"HOSTNAME":             word(func(*stream) string { name, _ := os.Hostname(); return name }),
 	"ROUTE_NAME":           word(func(s *stream) string { return s.routeName() }),
 	"VIRTUAL_CLUSTER_NAME": word(func(s *stream) string { return s.virtualCluster }),
-	"LISTENER_NAME":        {syntax: bare},
-	"FILTER_CHAIN_NAME":    {syntax: bare},
+	"LISTENER_NAME":        word(func(s *stream) string { return s.hcm.listener }),
+	"FILTER_CHAIN_NAME":    word(func(s *stream) string { return s.hcm.filterChain }),
 	"ACCESS_LOG_TYPE":      word(func(*stream) string { return "DownstreamEnd" }),
 	"LOCAL_REPLY_BODY":     simple(func(dst []byte, s *stream) ([]byte, kind) { return append(dst, s.localBody...), text }),
 	"CUSTOM_FLAGS":         simple(func(dst []byte, _ *stream) ([]byte, kind) { return dst, text }),
@@ -305,6 +308,14 @@ func (s *stream) upstreamLocal() string {
 	return s.lastUpstream.LocalAddr().String()
 }
 
+// upstreamRemote is the other end of that connection.
+func (s *stream) upstreamRemote() string {
+	if s.upstreamMeter.used == nil {
+		return ""
+	}
+	return s.upstreamHost
+}
+
 // clientAddress is the address of the client, which may be one behind other
 // proxies.
 func (s *stream) clientAddress() string {
@@ -325,16 +336,36 @@ func (h *host) namedAs() string {
 	return h.address
 }
 
-// tried lists the hosts of all attempts.
+// tried is the host of the last attempt, if there was a connection to it.
+// Envoy's list begins anew with each.
 func (s *stream) tried(name func(*host) string) string {
-	if s.attempts == 0 {
+	if s.upstreamMeter.used == nil {
 		return ""
 	}
-	var names []string
-	for _, h := range s.retry.tried {
-		names = append(names, name(h))
+	return name(s.host)
+}
+
+func (s *stream) upstreamConnectionID() int64 {
+	if s.upstreamMeter.used == nil {
+		return 0
 	}
-	return strings.Join(names, ",")
+	return int64(s.upstreamMeter.used.id)
+}
+
+func (s *stream) connectionIDs() string {
+	if s.upstreamMeter.used == nil {
+		return ""
+	}
+	return itoa(int(s.upstreamMeter.used.id))
+}
+
+// upstreamCloseType is there once an attempt was made. Envoy tells resets from
+// the rest only where TLS or HTTP/2 does.
+func (s *stream) upstreamCloseType() string {
+	if s.upstreamMeter.asked.IsZero() {
+		return ""
+	}
+	return "Normal"
 }
 
 func (s *stream) routeName() string {
@@ -471,10 +502,20 @@ func commonDurationCommand(b *builder, path, arg string) (command, error) {
 			points[i] = func(s *stream) time.Time { return s.requestComplete }
 		case "US_RX_BEG":
 			points[i] = func(s *stream) time.Time { return s.upstreamBegun }
+		case "DS_TX_BEG":
+			points[i] = func(s *stream) time.Time { return s.replyBegun }
 		case "DS_TX_END":
-			points[i] = func(*stream) time.Time { return time.Now() }
-		case "US_CX_BEG", "US_CX_END", "US_HS_END", "US_TX_BEG", "US_TX_END", "US_RX_END", "DS_TX_BEG":
-			return nil, b.boot.Unsupported(path, "the time "+name+" in %COMMON_DURATION%")
+			points[i] = func(s *stream) time.Time { return s.replyEnded }
+		case "US_CX_BEG":
+			points[i] = func(s *stream) time.Time { return s.upstreamMeter.connected().begun }
+		case "US_CX_END":
+			points[i] = func(s *stream) time.Time { return s.upstreamMeter.connected().made }
+		case "US_TX_BEG":
+			points[i] = func(s *stream) time.Time { return s.upstreamMeter.begun }
+		case "US_TX_END":
+			points[i] = func(s *stream) time.Time { return s.upstreamMeter.ended }
+		case "US_RX_END":
+			points[i] = func(s *stream) time.Time { return s.upstreamMeter.last }
 		default:
 			points[i] = func(*stream) time.Time { return time.Time{} }
 		}
@@ -488,11 +529,91 @@ func commonDurationCommand(b *builder, path, arg string) (command, error) {
 	}, nil
 }
 
+// requestedServerNameCommand is %REQUESTED_SERVER_NAME(source:host)%. Without
+// TLS there is no server name, so all that can be there is the host: as it came
+// (ORIG), as it is now (HOST), or as it came if that is known.
 func requestedServerNameCommand(b *builder, path, arg string) (command, error) {
-	if source, _, _ := strings.Cut(arg, ":"); source == "HOST_FIRST" || source == "SNI_FIRST" || source == "HOST_ONLY" {
-		return nil, b.boot.Unsupported(path, "%REQUESTED_SERVER_NAME("+arg+")%")
+	source, host, _ := strings.Cut(arg, ":")
+	names := []string{"x-envoy-original-host", ":authority"}
+	switch host {
+	case "ORIG":
+		names = names[:1]
+	case "HOST":
+		names = names[1:]
+	case "", "ORIG_OR_HOST":
+	default:
+		return nil, b.boot.Errorf(path, "%%REQUESTED_SERVER_NAME(%s)%%: found %q, want ORIG, HOST or ORIG_OR_HOST", arg, host)
 	}
-	return func(dst []byte, _ *stream) ([]byte, kind) { return dst, absent }, nil
+	switch source {
+	case "", "SNI_ONLY":
+		names = nil
+	case "SNI_FIRST", "HOST_FIRST":
+	default:
+		return nil, b.boot.Errorf(path, "%%REQUESTED_SERVER_NAME(%s)%%: found %q, want SNI_ONLY, SNI_FIRST or HOST_FIRST", arg, source)
+	}
+	return func(dst []byte, s *stream) ([]byte, kind) {
+		for _, name := range names {
+			if v := s.request.value(name); v != "" {
+				return append(dst, v...), text
+			}
+		}
+		return dst, absent
+	}, nil
+}
+
+// coalesceCommand is %COALESCE({"operators": [...]})%: the first command that
+// gives something. A command is its name, or an object of command, param and
+// max_length.
+func coalesceCommand(b *builder, path, arg string) (command, error) {
+	var list struct {
+		Operators []json.RawMessage `json:"operators"`
+	}
+	if err := json.Unmarshal([]byte(arg), &list); err != nil {
+		return nil, b.boot.Errorf(path, "%%COALESCE%%: %q is no JSON object: %v", arg, err)
+	}
+	if len(list.Operators) == 0 {
+		return nil, b.boot.Errorf(path, "%%COALESCE%%: operators has to be a list of at least one command")
+	}
+	f := &format{}
+	for i, raw := range list.Operators {
+		var one struct {
+			Command string  `json:"command"`
+			Param   *string `json:"param"`
+			Max     *int    `json:"max_length"`
+		}
+		if json.Unmarshal(raw, &one.Command) != nil {
+			if err := json.Unmarshal(raw, &one); err != nil || one.Command == "" {
+				return nil, b.boot.Errorf(path, "%%COALESCE%%: operators[%d] is %s, want the name of a command, or an object with command", i, raw)
+			}
+		}
+		param, max := "", -1
+		if one.Param != nil {
+			param = *one.Param
+		}
+		if one.Max != nil {
+			max = *one.Max
+		}
+		c, err := b.command(path, one.Command, param, one.Param != nil, max >= 0)
+		if err != nil {
+			return nil, err
+		}
+		f.parts = append(f.parts, formatPart{command: c, max: max})
+	}
+	return func(dst []byte, s *stream) ([]byte, kind) {
+		start := len(dst)
+		for i := range f.parts {
+			out, k := f.parts[i].command(dst, s)
+			if k == absent || len(out) == start {
+				dst = out[:start]
+				continue
+			}
+			if max := f.parts[i].max; max >= 0 && len(out)-start > max {
+				out = out[:start+max]
+			}
+			return out, text
+		}
+		return dst, absent
+	}, nil
 }
 
 // metadataCommand is %METADATA(type:namespace:key...)%, or a command that
@@ -532,8 +653,8 @@ func metadataCommand(implied string) func(*builder, string, string) (command, er
 				}
 				return nil
 			}
-		case "LISTENER", "LISTENER_FILTER_CHAIN":
-			return nil, b.boot.Unsupported(path, "metadata of the type "+parts[0]+" in a format")
+		case "LISTENER", "LISTENER_FILTER_CHAIN": // neither may have any here
+			from = func(*stream, string) *structpb.Struct { return nil }
 		default:
 			return nil, b.boot.Errorf(path, "%%METADATA(%s)%%: %s is not a supported type of metadata", arg, parts[0])
 		}

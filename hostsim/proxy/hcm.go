@@ -14,7 +14,8 @@ import (
 
 // hcm is an HTTP connection manager.
 type hcm struct {
-	server *Server
+	server                *Server
+	listener, filterChain string // the names of what it belongs to
 
 	routes     *routeTable
 	chain      *filterChain
@@ -160,9 +161,7 @@ func (s *stream) decodeCodec(head []byte) *localReply {
 
 func (s *stream) decodeManager() *localReply {
 	m, h := s.hcm, &s.request
-	if m.streamErrors {
-		s.requestHasCome() // or else an error would end the connection
-	}
+	s.requestHasCome()
 	if equalFold(h.value("expect"), "100-continue") && s.http11 && !m.proxyContinue {
 		s.conn.write([]byte("HTTP/1.1 100 Continue\r\n\r\n"))
 		m.stats.responded(100)

@@ -4,6 +4,7 @@ package proxy
 type meter struct {
 	head           []byte // as it was received
 	headSent       int
+	trailersSent   int64
 	consumed, sent int64 // of the connection, before the stream
 }
 
@@ -17,11 +18,14 @@ func (m *meter) received(head []byte) []byte {
 	return head
 }
 
-// fieldsReceived are the header lines as Envoy counts them: names and values
-// and three bytes for each, without optional white space.
-func (m *meter) fieldsReceived() int64 {
+// fieldsReceived are the header lines of the request's head.
+func (m *meter) fieldsReceived() int64 { return fieldBytes(m.head) }
+
+// fieldBytes are the header lines of a head as Envoy counts them: names and
+// values and three bytes for each, without optional white space.
+func fieldBytes(head []byte) int64 {
 	n := int64(0)
-	lines := m.head
+	lines := head
 	for first := true; len(lines) > 0; first = false {
 		end := 0
 		for end < len(lines) && lines[end] != '\n' {
@@ -37,6 +41,9 @@ func (m *meter) fieldsReceived() int64 {
 			continue
 		}
 		n += int64(colon + len(trim(line[colon+1:])) + 3)
+	}
+	if n == 0 && len(head) > 0 {
+		n = 3 // for no field Envoy counts as if there were an empty one
 	}
 	return n
 }
@@ -59,12 +66,15 @@ func (s *stream) fieldsSent() int64 {
 		return 0
 	}
 	status := s.response.value(":status")
-	return int64(s.meter.headSent - len("HTTP/1.1 ") - len(status) - len(" ") - len(reasonPhrase(status)) - 2*len("\r\n"))
+	return int64(s.meter.headSent-len("HTTP/1.1 ")-len(status)-len(" ")-len(s.response.reasonPhrase())-2*len("\r\n")) + s.meter.trailersSent
 }
 
 // wireReceived also counts what had come of a request that was not read to
 // its end.
 func (s *stream) wireReceived() int64 {
+	if s.upstreamMeter.tunnel {
+		return int64(len(s.meter.head)) + s.bytesReceived.Load()
+	}
 	n := s.conn.in.consumed - s.meter.consumed
 	if !s.body.done {
 		n += int64(len(s.conn.in.buffered()))
@@ -78,3 +88,6 @@ func (s *stream) wireSent() int64 {
 	}
 	return s.conn.flushed + int64(len(s.conn.out)) - s.meter.sent
 }
+
+// trailerBytes are trailers that were received, as fieldBytes counts them.
+func trailerBytes(t *Headers) int64 { return int64(t.byteSize() + 3*t.Len()) }

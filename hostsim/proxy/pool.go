@@ -84,6 +84,9 @@ type upstreamConn struct {
 	uses      int  // requests so far
 	old       bool // max_connection_duration has passed
 	life      *time.Timer
+	id        uint64
+	times     connectTimes
+	sent      int64     // bytes
 	idleSince time.Time // when it was given back
 
 	peeker // an idle connection has nothing to say
@@ -259,6 +262,7 @@ func (p *pool) dial() {
 
 func (h *host) dial(ctx context.Context) (*upstreamConn, *connectError) {
 	var d net.Dialer
+	begun := time.Now()
 	conn, err := d.DialContext(ctx, "tcp", h.dialAddress())
 	if err != nil {
 		var ne net.Error
@@ -272,7 +276,7 @@ func (h *host) dial(ctx context.Context) (*upstreamConn, *connectError) {
 		}
 		return nil, &connectError{}
 	}
-	up := &upstreamConn{Conn: conn, host: h}
+	up := &upstreamConn{Conn: conn, host: h, id: h.cluster.connectionIDs.Add(1), times: connectTimes{begun, time.Now()}}
 	up.in.conn, up.in.responses = conn, true
 	if err := up.init(conn); err != nil {
 		conn.Close()

@@ -83,10 +83,13 @@ func (s *stream) attempt(r *route, c *cluster) *localReply {
 		}
 	}
 	s.retry.tried = append(s.retry.tried, h)
+	s.upstreamMeter.ask()
 	up, err := h.pools[r.priority].acquire(s)
 	if err != nil {
+		s.upstreamMeter.ready = time.Now()
 		return s.failed(err)
 	}
+	s.upstreamMeter.begin(up)
 	s.upstream.Store(up)
 	s.lastUpstream = up
 	if r.autoHost && h.hostname != "" {
@@ -203,7 +206,7 @@ func (s *stream) checkRequest() *localReply {
 // another attempt, or a reply.
 func (s *stream) failed(err error) *localReply {
 	if up := s.upstream.Swap(nil); up != nil {
-		up.finish(endingOf(err))
+		s.letGo(up, endingOf(err))
 	}
 	stats := s.retry.stats
 	r := &localReply{status: 503, flags: "UF"}
@@ -239,7 +242,8 @@ func (s *stream) failed(err error) *localReply {
 		r.flags, r.headers = "UO", [][2]string{{"x-envoy-overloaded", "true"}}
 	case errors.As(err, &connect):
 		if connect.cause != "" {
-			cause = "|delayed connect error: " + connect.cause
+			s.upstreamMeter.failure = "delayed connect error: " + connect.cause
+			cause = "|" + s.upstreamMeter.failure
 		}
 	case errors.As(err, &protocol) || err == errBody:
 		stats.cxProtocolError.Add(1)
@@ -296,6 +300,8 @@ func (s *stream) exchange(r *route, up *upstreamConn) *localReply {
 	chunked := s.chunked
 	up.out = up.host.cluster.codec.appendRequest(up.out[:0], &s.request, chunked, s.zeroLength)
 
+	s.upstreamMeter.fieldsSent += requestFieldBytes(up.out)
+	s.upstreamMeter.begun = time.Now()
 	up.early = up.early[:0]
 	up.uploaded = nil
 	content := s.retained
@@ -319,6 +325,10 @@ func (s *stream) exchange(r *route, up *upstreamConn) *localReply {
 	s.waited = true
 	if _, err := up.Write(up.out); err != nil {
 		return s.failed(err)
+	}
+	if s.decoding.end {
+		s.upstreamMeter.ended = time.Now()
+		s.upstreamMeter.fieldsSent += s.trailersToSend(up)
 	}
 	if !s.upgrade && !s.decoding.end {
 		up.uploaded = make(chan *localReply, 1)
@@ -493,6 +503,8 @@ func (s *stream) upload(up *upstreamConn, chunked bool) {
 					return r
 				}
 				up.Write(up.out) // relay sees an error as well
+				s.upstreamMeter.ended = time.Now()
+				s.upstreamMeter.fieldsSent += s.trailersToSend(up)
 				return nil
 			}
 			var out []byte
@@ -583,7 +595,7 @@ func (s *stream) relay(r *route, up *upstreamConn) *localReply {
 		s.conn.SetReadDeadline(time.Time{})
 		resp.reset(responseInline)
 		s.upstream.Store(nil)
-		up.finish(s.endingOfAnswer(&body, keep))
+		s.letGo(up, s.endingOfAnswer(&body, keep))
 		return tryAgain
 	}
 	if r.virtualHost.attemptCountInResponse {
@@ -649,13 +661,15 @@ func (s *stream) relay(r *route, up *upstreamConn) *localReply {
 		if !errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, errDownstream) {
 			c.stats.cxProtocolError.Add(1)
 		}
-		up.finish(endingOf(err))
+		s.letGo(up, endingOf(err))
 	} else {
 		// The next request may use the connection as soon as the client has
 		// the whole response.
-		up.finish(s.endingOfAnswer(&body, keep))
+		s.letGo(up, s.endingOfAnswer(&body, keep))
 		if s.conn.flush() != nil {
 			s.resetBy(errDownstream)
+		} else {
+			s.replyEnded = time.Now()
 		}
 	}
 	return nil
@@ -740,7 +754,10 @@ func (s *stream) watchedResponseHead(up *upstreamConn) (status int, http11 bool,
 // informational is a 1xx other than 101: it ends here, unless
 // proxy_100_continue.
 func (s *stream) informational(c *cluster, status int) {
-	s.responded(c, status)
+	if !s.continued { // Envoy counts one
+		s.responded(c, status)
+	}
+	s.continued = true
 }
 
 func (s *stream) readResponseHead(up *upstreamConn) (status int, http11 bool, err error) {
@@ -756,7 +773,9 @@ func (s *stream) readResponseHead(up *upstreamConn) (status int, http11 bool, er
 		size := len(head)
 		s.response.reset(responseInline)
 		cluster.codec.noteNames(&s.response, &s.responseNames, head)
-		status, http11, err = parseResponse(s.keep(head), &s.response, cluster.maxResponseFields)
+		kept := s.keep(head)
+		s.upstreamMeter.headHasCome(kept)
+		status, http11, err = parseResponse(kept, &s.response, cluster.maxResponseFields)
 		up.in.discard(size)
 		if err != nil {
 			s.response.reset(responseInline)
@@ -905,8 +924,11 @@ func (s *stream) lastOfBody(out []byte, r *localReply, chunked bool) error {
 	}
 	s.sendContent(out, chunked)
 	if chunked {
+		before := len(s.conn.out)
 		s.conn.out = s.hcm.codec.appendEnd(s.conn.out, &s.responseTrailers)
+		s.meter.trailersSent = int64(len(s.conn.out) - before - len("0\r\n\r\n"))
 	}
+	s.upstreamMeter.last = time.Now()
 	return nil
 }
 

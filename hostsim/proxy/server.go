@@ -56,6 +56,8 @@ type Server struct {
 	pipes     *pipes
 	dateCache atomic.Pointer[dateText]
 	localIP   string
+	// How many connections to upstreams there were.
+	connectionIDs atomic.Uint64
 
 	draining, closing chan struct{}
 	drainOnce         sync.Once
@@ -194,6 +196,7 @@ func (b *builder) listener(path string, c *listenerv3.Listener) (*listener, erro
 		if l.hcm, err = b.hcm(path, manager); err != nil {
 			return nil, err
 		}
+		l.hcm.listener, l.hcm.filterChain = c.GetName(), chain.GetName()
 	}
 	if l.hcm == nil {
 		return nil, b.boot.Errorf(path, "listener %q has no filter chain: nothing could be answered", l.name)

@@ -69,6 +69,7 @@ type stream struct {
 	retry           retryState
 	retained        []byte // the content so far, for another attempt
 	ahead           []byte // the content that had come before there was a connection
+	continued       bool   // a 1xx has come
 	waited          bool   // for something other than the client's own bytes
 	chunked         bool   // how the request is framed
 	zeroLength      bool
@@ -83,6 +84,9 @@ type stream struct {
 	virtualCluster  string
 	client          string // its address, if a proxy in front has named it
 	meter           meter
+	upstreamMeter   upstreamMeter
+	replyBegun      time.Time // when the first and the last byte of the response was sent
+	replyEnded      time.Time
 	localBody       string // of a local reply, while its format is expanded
 	bytesReceived   atomic.Int64
 	bytesSent       atomic.Int64
@@ -138,12 +142,15 @@ func (s *stream) begin() {
 	clear(s.metadata)
 	s.random, s.virtualCluster, s.localBody, s.client = 0, "", "", ""
 	s.meter.begin(s.conn)
+	s.upstreamMeter = upstreamMeter{}
+	s.replyBegun, s.replyEnded = time.Time{}, time.Time{}
 	s.lastUpstream, s.upstreamBegun = nil, time.Time{}
 	s.local, s.aborted, s.localText, s.responseBegun, s.broken = nil, nil, nil, false, false
 	s.start, s.requestComplete = time.Now(), time.Time{}
 	s.timers.start(s.hcm, s.start)
 	s.status, s.details, s.flags, s.clusterName, s.upstreamHost = 0, "", "", "", ""
 	s.host, s.attempts, s.retained, s.ahead, s.waited = nil, 0, s.retained[:0], s.ahead[:0], false
+	s.continued = false
 	s.bytesReceived.Store(0)
 	s.bytesSent.Store(0)
 	s.hcm.stats.requests.Add(1)
@@ -222,7 +229,7 @@ func (s *stream) clearRoute() { s.routeKnown = false }
 // requestHasCome notes that a request without content is complete.
 func (s *stream) requestHasCome() {
 	if s.body.done {
-		s.requestComplete = s.start
+		s.requestComplete = time.Now()
 		s.timers.request = time.Time{}
 	}
 }
@@ -332,7 +339,7 @@ func (s *stream) finishHead() {
 // it as a response.
 func (s *stream) sendLocal(r *localReply) {
 	if up := s.upstream.Swap(nil); up != nil {
-		up.finish(resetHere)
+		s.letGo(up, resetHere)
 	}
 	if r.status == 0 { // nobody is there to read it
 		return
@@ -372,6 +379,7 @@ func (s *stream) sendLocal(r *localReply) {
 		s.bytesSent.Add(int64(len(body)))
 	}
 	s.conn.flush()
+	s.replyEnded = time.Now()
 }
 
 // localHead makes the head of a reply and gives its body
@@ -431,6 +439,7 @@ func (s *stream) writeHead(endStream bool) (chunked bool) {
 	before := len(s.conn.out)
 	s.conn.out = s.hcm.codec.appendResponse(s.conn.out, h, s.http11, chunked, zero)
 	s.meter.headSent = len(s.conn.out) - before
+	s.replyBegun = time.Now()
 	return chunked && !s.head
 }
 

@@ -15,7 +15,7 @@ func (s *stream) tunnel(up *upstreamConn) {
 	how := resetHere // who ends the connection to the upstream
 	defer func() {
 		s.upstream.Store(nil)
-		up.finish(how)
+		s.letGo(up, how)
 		s.closing = true
 		s.broken = s.flags != "DC"
 		s.body.done = true
@@ -24,6 +24,7 @@ func (s *stream) tunnel(up *upstreamConn) {
 	s.timers.response, s.timers.request = time.Time{}, time.Time{}
 	s.mu.Unlock()
 	s.timers.touch()
+	s.upstreamMeter.tunnelled()
 	t := &tunnel{stream: s, up: up}
 	up.SetDeadline(time.Time{})
 	s.conn.SetDeadline(time.Time{})

@@ -106,6 +106,9 @@ type Options struct {
 	// Stdout and Stderr take access logs written to /dev/stdout and
 	// /dev/stderr; nil drops them.
 	Stdout, Stderr io.Writer
+	// LogFlushInterval is how often access logs are written out. 0 means
+	// each second.
+	LogFlushInterval time.Duration
 }
 
 // Server is a running simulator.
@@ -142,7 +145,8 @@ func Validate(ctx context.Context, cfg *Config, options Options) error {
 }
 
 func proxyOptions(o Options) proxy.Options {
-	return proxy.Options{Concurrency: o.Concurrency, CacheDir: o.CacheDir, Logger: o.Logger, Stdout: o.Stdout, Stderr: o.Stderr}
+	return proxy.Options{Concurrency: o.Concurrency, CacheDir: o.CacheDir, Logger: o.Logger, Stdout: o.Stdout, Stderr: o.Stderr,
+		LogFlushInterval: o.LogFlushInterval}
 }
 
 func (s *Server) openAdmin(cfg *Config, options Options) error {

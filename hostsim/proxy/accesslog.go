@@ -29,7 +29,7 @@ func (l *accessLog) write(s *stream) {
 }
 
 // logFile is a buffered file that several access loggers may share. It is
-// flushed each second and when the server closes.
+// flushed at an interval and when the server closes.
 type logFile struct {
 	mu   sync.Mutex
 	w    *bufio.Writer
@@ -37,12 +37,10 @@ type logFile struct {
 	stop chan struct{}
 }
 
-const logFlushInterval = time.Second
-
-func newLogFile(w io.Writer, c io.Closer) *logFile {
+func newLogFile(w io.Writer, c io.Closer, interval time.Duration) *logFile {
 	f := &logFile{w: bufio.NewWriterSize(w, 64<<10), file: c, stop: make(chan struct{})}
 	go func() {
-		tick := time.NewTicker(logFlushInterval)
+		tick := time.NewTicker(interval)
 		defer tick.Stop()
 		for {
 			select {
@@ -158,15 +156,15 @@ func (s *Server) logFile(path string) (*logFile, error) {
 	var f *logFile
 	switch path {
 	case "/dev/stdout":
-		f = newLogFile(s.options.Stdout, nil)
+		f = newLogFile(s.options.Stdout, nil, s.options.LogFlushInterval)
 	case "/dev/stderr":
-		f = newLogFile(s.options.Stderr, nil)
+		f = newLogFile(s.options.Stderr, nil, s.options.LogFlushInterval)
 	default:
 		file, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
 		if err != nil {
 			return nil, err
 		}
-		f = newLogFile(file, file)
+		f = newLogFile(file, file, s.options.LogFlushInterval)
 	}
 	s.logs[path] = f
 	return f, nil

@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
@@ -36,6 +37,9 @@ type Options struct {
 	// Stdout and Stderr are where access logs of /dev/stdout and /dev/stderr
 	// go. nil drops them.
 	Stdout, Stderr io.Writer
+	// LogFlushInterval is how often access logs are written out. 0 means
+	// each second.
+	LogFlushInterval time.Duration
 }
 
 // Server is a data plane made from one bootstrap.
@@ -100,6 +104,9 @@ func Validate(ctx context.Context, boot *bootstrap.Bootstrap, options Options) e
 
 func build(ctx context.Context, boot *bootstrap.Bootstrap, options Options, listen bool) (*Server, error) {
 	options.Concurrency = max(options.Concurrency, 1)
+	if options.LogFlushInterval <= 0 {
+		options.LogFlushInterval = time.Second
+	}
 	if options.Logger == nil {
 		options.Logger = slog.New(slog.DiscardHandler)
 	}

@@ -159,6 +159,8 @@ func appendJSONString(dst []byte, s string) []byte {
 	dst = append(dst, '"')
 	for i := 0; i < len(s); i++ {
 		switch c := s[i]; {
+		case !utf && (c < 0x20 || c == '"' || c == '\\' || c >= 0x80):
+			dst = append(dst, '\\', 'u', '0', '0', hex[c>>4], hex[c&15])
 		case c == '"' || c == '\\':
 			dst = append(dst, '\\', c)
 		case c == '\b':
@@ -171,7 +173,7 @@ func appendJSONString(dst []byte, s string) []byte {
 			dst = append(dst, '\\', 'r')
 		case c == '\t':
 			dst = append(dst, '\\', 't')
-		case c < 0x20 || c >= 0x80 && !utf:
+		case c < 0x20:
 			dst = append(dst, '\\', 'u', '0', '0', hex[c>>4], hex[c&15])
 		default:
 			dst = append(dst, c)

@@ -13,6 +13,7 @@ import (
 	"runtime"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/alecthomas/kong"
 
@@ -36,6 +37,7 @@ type runCommand struct {
 	AdminAddressPath  string `placeholder:"FILE" help:"Write the address of the admin server to this file."`
 	LogLevel          string `short:"l" default:"info" placeholder:"LEVEL" help:"trace, debug, info, warning, error, critical or off."`
 	ComponentLogLevel string `placeholder:"NAME:LEVEL,..." help:"Levels of single components, such as wasm:debug."`
+	FileFlushInterval uint   `name:"file-flush-interval-msec" default:"1000" placeholder:"MSEC" help:"How often access logs are written out."`
 	LogPath           string `placeholder:"FILE" help:"Write the log to this file instead of stderr."`
 
 	// Taken so that an envoy command line works as it is. There is no hot restart, and so nothing for them to do.
@@ -95,6 +97,9 @@ func (r *runCommand) run(stdout, stderr io.Writer) error {
 		defer f.Close()
 		log = f
 	}
+	if r.Concurrency > 0 {
+		runtime.GOMAXPROCS(r.Concurrency) // Envoy has as many threads for requests
+	}
 	options := hostsim.Options{
 		Concurrency:      cmp.Or(r.Concurrency, runtime.NumCPU()),
 		AdminAddressPath: r.AdminAddressPath,
@@ -102,6 +107,7 @@ func (r *runCommand) run(stdout, stderr io.Writer) error {
 		CacheDir:         cacheDir(),
 		Stdout:           stdout,
 		Stderr:           stderr,
+		LogFlushInterval: time.Duration(r.FileFlushInterval) * time.Millisecond,
 	}
 	for _, ignored := range cfg.Ignored() {
 		options.Logger.With("component", "config").Warn("ignored: " + ignored.Error())

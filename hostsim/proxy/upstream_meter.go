@@ -17,7 +17,6 @@ type upstreamMeter struct {
 	head         []byte // the last of them
 	fields       int64  // header bytes, as Envoy counts them, of the heads before
 	decompressed int64
-	trailers     int64
 	fieldsSent   int64
 	failure      string    // why there is no connection
 	asked, ready time.Time // for a connection; when it was given, or refused

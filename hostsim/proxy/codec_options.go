@@ -32,11 +32,15 @@ func (o *codecOptions) noteNames(h *Headers, names *spelling, head []byte) {
 
 // keepTrailers has a reader of chunked content put trailers into h, if the
 // codec takes any.
-func (b *bodyReader) keepTrailers(o *codecOptions, h *Headers, most int) {
+func (b *bodyReader) keepTrailers(o *codecOptions, h *Headers, most, bytes int) {
+	b.trailerBytes = bytes
 	if o.trailers {
 		b.trailers, b.maxTrailers = h, most
 	}
 }
+
+// responseTrailerInline are the trailers whose repeated lines Envoy joins.
+var responseTrailerInline = inlineSet("grpc-message,grpc-status")
 
 // ---- from the configuration
 

@@ -130,8 +130,8 @@ func (s *stream) decodeCodec(head []byte) *localReply {
 	}
 	s.http11 = req.http11()
 	s.head = req.method == "HEAD"
-	if r := s.underscoreHeaders(); r != nil {
-		return r
+	if err := m.judgeUnderscores(h, true); err != nil {
+		return codecReply(err)
 	}
 	s.upgrade = m.sanitizeUpgrade(h)
 	if r := s.framing(req.method); r != nil {
@@ -162,8 +162,12 @@ func (s *stream) decodeCodec(head []byte) *localReply {
 func (s *stream) decodeManager() *localReply {
 	m, h := s.hcm, &s.request
 	s.requestHasCome()
-	if equalFold(h.value("expect"), "100-continue") && s.http11 && !m.proxyContinue {
-		s.conn.write([]byte("HTTP/1.1 100 Continue\r\n\r\n"))
+	if equalFold(h.value("expect"), "100-continue") && !m.proxyContinue {
+		if s.http11 {
+			s.conn.write([]byte("HTTP/1.1 100 Continue\r\n\r\n"))
+		} else {
+			s.conn.write([]byte("HTTP/1.0 100 Continue\r\n\r\n"))
+		}
 		m.stats.responded(100)
 		h.remove("expect")
 	}
@@ -235,23 +239,27 @@ func (m *hcm) stripHost(authority string) string {
 	return host + port
 }
 
-// underscoreHeaders applies headers_with_underscores_action.
-func (s *stream) underscoreHeaders() *localReply {
-	if s.hcm.underscores == corev3.HttpProtocolOptions_ALLOW {
+// judgeUnderscores applies headers_with_underscores_action.
+func (m *hcm) judgeUnderscores(h *Headers, count bool) error {
+	if m.underscores == corev3.HttpProtocolOptions_ALLOW {
 		return nil
 	}
-	for i := 0; i < s.request.Len(); {
-		name, _ := s.request.At(i)
+	n := int64(0)
+	if count {
+		n = 1
+	}
+	for i := 0; i < h.Len(); {
+		name, _ := h.At(i)
 		if !strings.Contains(name, "_") {
 			i++
 			continue
 		}
-		if s.hcm.underscores == corev3.HttpProtocolOptions_REJECT_REQUEST {
-			s.hcm.stats.underscoresRejected.Add(1)
-			return codecReply(&codecError{status: 400, details: "http1.unexpected_underscore"})
+		if m.underscores == corev3.HttpProtocolOptions_REJECT_REQUEST {
+			m.stats.underscoresRejected.Add(1)
+			return &codecError{status: 400, details: "http1.unexpected_underscore"}
 		}
-		s.hcm.stats.underscoresDropped.Add(1)
-		s.request.removeAt(i)
+		m.stats.underscoresDropped.Add(n)
+		h.removeAt(i)
 	}
 	return nil
 }
@@ -290,7 +298,10 @@ func (s *stream) framing(method string) *localReply {
 		s.body.reset(in, bodyUntilClose, 0)
 	case te:
 		s.body.reset(in, bodyChunked, 0)
-		s.body.keepTrailers(&s.hcm.codec, &s.requestTrailers, s.hcm.maxHeaders)
+		s.body.keepTrailers(&s.hcm.codec, &s.requestTrailers, s.hcm.maxHeaders, s.hcm.maxHeadBytes)
+		if s.body.trailers != nil && s.hcm.underscores != corev3.HttpProtocolOptions_ALLOW {
+			s.body.hcm = s.hcm
+		}
 	default:
 		s.body.reset(in, bodyLength, n)
 	}
@@ -549,6 +560,31 @@ func (s *stream) mutateResponse() {
 		m.serverHeader == hcmv3.HttpConnectionManager_APPEND_IF_ABSENT && !h.has("server") {
 		h.set("server", m.serverName)
 	}
+	s.cleanResponse()
+	if !s.http11 {
+		if !h.has("content-length") {
+			s.closing, s.promptly = true, true
+		}
+		if !s.promptly {
+			h.set("connection", "keep-alive")
+		}
+	}
+	draining := s.conn.ending(time.Now())
+	switch {
+	case s.requestComplete.IsZero():
+		s.closing = true
+	case draining && s.promptly:
+		s.closing = false // what ends it is the time to drain
+	}
+	if (s.closing || draining) && !isUpgrade(h) {
+		h.set("connection", "close")
+	}
+}
+
+// cleanResponse is mutateResponseHeaders: what a response of any status loses
+// and gets.
+func (s *stream) cleanResponse() {
+	m, h := s.hcm, &s.response
 	if isUpgrade(&s.request) && isUpgrade(h) {
 		if !h.has("transfer-encoding") && !h.has("content-length") && s.status >= 200 {
 			h.insert("content-length", "0")
@@ -565,20 +601,6 @@ func (s *stream) mutateResponse() {
 	}
 	if id := s.request.value("x-request-id"); id != "" && (m.returnID || s.request.has("x-envoy-force-trace")) {
 		h.set("x-request-id", id)
-	}
-	if !s.http11 {
-		if !h.has("content-length") {
-			s.closing, s.promptly = true, true
-		}
-		if !s.promptly {
-			h.set("connection", "keep-alive")
-		}
-	}
-	if s.requestComplete.IsZero() {
-		s.closing = true
-	}
-	if (s.closing || s.conn.ending(time.Now())) && !isUpgrade(h) {
-		h.set("connection", "close")
 	}
 }
 

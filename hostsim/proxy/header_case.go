@@ -52,8 +52,9 @@ func (k *spelling) note(head []byte) {
 	k.names, k.reason = k.names[:0], ""
 	first, text, _ := strings.Cut(string(head), "\n")
 	if k.phrase {
-		_, code, _ := strings.Cut(strings.TrimRight(first, "\r"), " ")
-		_, k.reason, _ = strings.Cut(code, " ")
+		_, rest := nextWord(first)
+		_, rest = nextWord(rest)
+		k.reason = strings.Trim(rest, " \t\r")
 	}
 	for text != "" {
 		line, rest, _ := strings.Cut(text, "\n")

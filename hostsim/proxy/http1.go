@@ -401,12 +401,16 @@ type bodyReader struct {
 	tail bool  // the CRLF behind a chunk's data is still to come
 	done bool
 
-	trailers    *Headers // where they go; nil: they are dropped
-	maxTrailers int      // how many there may be
+	trailers     *Headers // where they go; nil: they are dropped
+	maxTrailers  int      // how many there may be
+	trailerBytes int      // and of how many bytes
+	inline       map[string]bool
+	hcm          *hcm // whose rules for underscores they obey; nil: none
+	trial        bool // it is read once more
 }
 
 func (b *bodyReader) reset(in *input, kind bodyKind, length int64) {
-	*b = bodyReader{in: in, kind: kind, left: length, done: kind == bodyNone || kind == bodyLength && length == 0}
+	*b = bodyReader{in: in, kind: kind, left: length, trailerBytes: 60 << 10, done: kind == bodyNone || kind == bodyLength && length == 0}
 }
 
 // next returns the next piece of content; it is valid until the next read.
@@ -489,7 +493,7 @@ func (b *bodyReader) take() ([]byte, error) {
 		}
 		// The last chunk, and trailers up to an empty line.
 		end := headEnd(buf, i)
-		if max(end, len(buf)) > maxTrailers && (end == 0 || end > maxTrailers) {
+		if most := b.trailerBytes; max(end, len(buf)) > most && (end == 0 || end > most) {
 			return nil, errHeadersTooBig
 		}
 		if end == 0 {
@@ -504,9 +508,6 @@ func (b *bodyReader) take() ([]byte, error) {
 	return nil, nil
 }
 
-// maxTrailers is the most that a trailer section may have, in bytes.
-const maxTrailers = 60 << 10
-
 // parseTrailers reads a trailer section, which begins with the end of the line
 // before. Without enable_trailers it is only checked.
 func (b *bodyReader) parseTrailers(section []byte) error {
@@ -515,14 +516,21 @@ func (b *bodyReader) parseTrailers(section []byte) error {
 	if h == nil {
 		h, most = &dropped, math.MaxInt
 	}
-	h.reset(nil)
+	h.reset(b.inline)
 	section = bytes.Clone(section)
 	lowerNames(section)
 	text := string(section[1:])
-	if !validHead(text) {
-		return errCharacters
+	err := error(errCharacters)
+	if validHead(text) {
+		err = parseFields(text, h, most)
 	}
-	return parseFields(text, h, most)
+	if err == nil && b.hcm != nil {
+		err = b.hcm.judgeUnderscores(h, !b.trial)
+	}
+	if err != nil {
+		h.reset(nil)
+	}
+	return err
 }
 
 // chunkSizeStart says whether a chunk-size line may begin so. Envoy does not
@@ -662,7 +670,8 @@ func (e *encoding) appendField(b []byte, h *Headers, name, value string) []byte 
 func (e *encoding) appendEnd(b []byte, trailers *Headers) []byte {
 	b = append(b, "0\r\n"...)
 	if e.trailers {
-		return e.appendFields(b, trailers, false, false)
+		plain := encoding{} // whatever the codec does to names of a head
+		return plain.appendFields(b, trailers, false, false)
 	}
 	return append(b, "\r\n"...)
 }

@@ -134,8 +134,11 @@ func (c *connection) awaitRequest() (more, byPeer bool) {
 			return false, true
 		}
 		now := time.Now()
-		if c.age(now) || c.over(now) {
+		if c.age(now) {
 			return false, false
+		}
+		if c.over(now) {
+			return false, c.closeLater()
 		}
 		if !idle.IsZero() && !now.Before(idle) {
 			m.stats.idleTimeouts.Add(1)
@@ -159,10 +162,19 @@ func (c *connection) linger() (byPeer bool) {
 	if s.flags == "DC" {
 		return true
 	}
-	if c.hcm.delayedClose <= 0 || s.promptly && s.complete() && s.waited {
+	if s.promptly && s.complete() && s.waited {
 		return false
 	}
 	c.drain(1 << 20) // Envoy has read what had come
+	return c.closeLater()
+}
+
+// closeLater gives the client the time to close first, and says whether it
+// has.
+func (c *connection) closeLater() (byPeer bool) {
+	if c.hcm.delayedClose <= 0 {
+		return false
+	}
 	if awaitPeerClose(c.Conn, c.hcm.delayedClose) {
 		return true
 	}

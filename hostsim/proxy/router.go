@@ -752,12 +752,22 @@ func (s *stream) watchedResponseHead(up *upstreamConn) (status int, http11 bool,
 }
 
 // informational is a 1xx other than 101: it ends here, unless
-// proxy_100_continue.
+// proxy_100_continue. Envoy heeds the first one.
 func (s *stream) informational(c *cluster, status int) {
-	if !s.continued { // Envoy counts one
-		s.responded(c, status)
+	if s.continued {
+		return
 	}
 	s.continued = true
+	s.responded(c, status)
+	if !s.hcm.proxyContinue {
+		return
+	}
+	s.mu.Lock()
+	s.cleanResponse()
+	s.hcm.stats.responded(status)
+	s.conn.out = s.hcm.codec.appendResponse(s.conn.out, &s.response, s.http11, false, false)
+	s.mu.Unlock()
+	s.conn.flush() // what fails shows in the response too
 }
 
 func (s *stream) readResponseHead(up *upstreamConn) (status int, http11 bool, err error) {
@@ -775,7 +785,7 @@ func (s *stream) readResponseHead(up *upstreamConn) (status int, http11 bool, er
 		cluster.codec.noteNames(&s.response, &s.responseNames, head)
 		kept := s.keep(head)
 		s.upstreamMeter.headHasCome(kept)
-		status, http11, err = parseResponse(kept, &s.response, cluster.maxResponseFields)
+		status, http11, err = parseResponse(kept, &s.response, cluster.maxResponseFields+1) // and :status
 		up.in.discard(size)
 		if err != nil {
 			s.response.reset(responseInline)
@@ -828,7 +838,8 @@ func (s *stream) responseBody(b *bodyReader, in *input, status int) error {
 	case te:
 		b.reset(in, bodyChunked, 0)
 		c := s.host.cluster
-		b.keepTrailers(&c.codec, &s.responseTrailers, c.maxResponseFields)
+		b.keepTrailers(&c.codec, &s.responseTrailers, c.maxResponseFields, c.maxResponseHead)
+		b.inline = responseTrailerInline
 	case length:
 		b.reset(in, bodyLength, n)
 	default:

@@ -238,10 +238,14 @@ func (s *stream) requestHasCome() {
 // head, before a connection to an upstream is open: malformed chunks behind the
 // head, without taking them, and a client that is gone.
 func (s *stream) spoiled() *localReply {
-	if s.body.kind == bodyChunked && !s.body.done {
+	size := 0
+	if !s.body.done && !s.upgrade {
 		s.conn.readAhead(&s.conn.in)
-		in, body, size := s.conn.in, s.body, 0
-		body.in = &in
+		in, body, trailers := s.conn.in, s.body, Headers{}
+		body.in, body.trial = &in, true
+		if body.trailers != nil {
+			body.trailers = &trailers
+		}
 		for !body.done {
 			data, err := body.take()
 			if err != nil {
@@ -256,6 +260,7 @@ func (s *stream) spoiled() *localReply {
 		}
 	}
 	if s.conn.look() == ended {
+		s.bytesReceived.Add(int64(size))
 		return s.left()
 	}
 	return nil

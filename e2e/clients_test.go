@@ -13,7 +13,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -22,24 +21,6 @@ import (
 
 // world is where `make e2e-world` puts what it installs, from the root.
 const world = ".tools/world"
-
-// A found is one line of the table of systems in README.md.
-type found struct{ kind, system, version, what, result string }
-
-// theWorld collects what the tests found, for the table that TestWorldTable
-// writes.
-var theWorld struct {
-	sync.Mutex
-	found []found
-}
-
-func note(f found) {
-	theWorld.Lock()
-	defer theWorld.Unlock()
-	if !slices.Contains(theWorld.found, f) {
-		theWorld.found = append(theWorld.found, f)
-	}
-}
 
 // A clientResult is what the programs in e2e/world say.
 type clientResult struct {
@@ -149,9 +130,7 @@ func TestClients(t *testing.T) {
 					if !slices.Equal(h.values("connection"), []string{"Upgrade"}) || !slices.Equal(h.values("upgrade"), []string{"websocket"}) {
 						t.Errorf("the upstream got Connection %q, Upgrade %q", h.values("connection"), h.values("upgrade"))
 					}
-					if !t.Failed() {
-						note(found{"client", test.name, got.Version, "WebSocket", "echo, subprotocol, close code"})
-					}
+					note(t, peer, found{"2 client", test.name, got.Version, "WebSocket: text, bytes, subprotocol, close code"})
 				})
 			}
 
@@ -165,14 +144,12 @@ func TestClients(t *testing.T) {
 					if reached := u.received(id); len(reached) != 1 || reached[0].Upstream != "web" {
 						t.Errorf("reached %+v, want web once", reached)
 					}
-					if !t.Failed() {
-						note(found{"client", test.name, got.Version, "page, offers " + test.offers, "its page"})
-					}
+					note(t, peer, found{"2 client", test.name, got.Version, "page, although it offers " + test.offers})
 				})
 			}
 
 			t.Run("curl", func(t *testing.T) {
-				version := commandVersion(t, program{name: "curl", pkg: "curl"}.path(t), "--version")
+				version := commandVersion(t, program{title: "curl", name: "curl", pkg: "curl"}.path(t), "--version")
 				t.Run("a page, offering h2c", func(t *testing.T) {
 					id := u.newID()
 					if got := string(output(t, "curl", "--silent", "--http2", "http://"+p.addr+"/t/"+id)); got != "web\n" {
@@ -191,9 +168,7 @@ func TestClients(t *testing.T) {
 						t.Errorf("got %q, want a 101 with the answer to the key, and a frame that says hello", got)
 					}
 				})
-				if !t.Failed() {
-					note(found{"client", "curl", version, "page, offers h2c; WebSocket by hand", "its page; 101 and a frame"})
-				}
+				note(t, peer, found{"2 client", "curl", version, "page, although it offers h2c; WebSocket by hand"})
 			})
 		})
 		t.Run(peer.name+" without the gate", func(t *testing.T) {
@@ -230,7 +205,7 @@ func TestClients(t *testing.T) {
 				if want := (clientResult{Version: got.Version, Text: "text of kubectl"}); got != want {
 					t.Errorf("got %+v, want %+v", got, want)
 				} else {
-					note(found{"client", "kubectl exec's client-go (Go)", got.Version, "SPDY/3.1", "streams of a command"})
+					note(t, peer, found{"2 client", "client-go (Go), as kubectl exec uses it", got.Version, "SPDY/3.1: the streams of a command"})
 				}
 			})
 			t.Run("docker attach", func(t *testing.T) {
@@ -238,7 +213,7 @@ func TestClients(t *testing.T) {
 				if want := (clientResult{Version: got.Version, Text: "text of docker"}); got != want {
 					t.Errorf("got %+v, want %+v", got, want)
 				} else {
-					note(found{"client", "docker attach's client (Go)", got.Version, "tcp", "bytes of a container"})
+					note(t, peer, found{"2 client", "moby/client (Go), as docker attach uses it", got.Version, "`Upgrade: tcp`: the bytes of a container"})
 				}
 			})
 		})

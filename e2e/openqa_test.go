@@ -220,9 +220,7 @@ func TestOpenQA(t *testing.T) {
 				if user := fmt.Sprint(got["user"]); !strings.Contains(user, "Demo") {
 					t.Errorf("the page says that the user is %q, want Demo", user)
 				}
-				if !t.Failed() {
-					note(found{"application", "openQA, live view in Chromium", q.version, "TLS in front and behind, PostgreSQL " + q.postgres, "developer mode follows the test"})
-				}
+				note(t, peer, found{"4 application", "openQA", q.version, "live view in Chromium, TLS in front and behind, PostgreSQL " + q.postgres + ": developer mode follows the test"})
 			})
 
 			t.Run("a worker gets its socket", func(t *testing.T) {
@@ -235,9 +233,8 @@ func TestOpenQA(t *testing.T) {
 					"X-API-Key: "+key+"\r\nX-API-Microtime: "+now+"\r\nX-API-Hash: "+hex.EncodeToString(mac.Sum(nil))+"\r\n\r\n")
 				if o.Status != http.StatusSwitchingProtocols {
 					t.Errorf("got %d %s, want 101", o.Status, o.Body)
-				} else {
-					note(found{"application", "openQA, worker", q.version, "WebSocket over HTTP/1.1 and TLS", "its socket to the WebSocket server"})
 				}
+				note(t, peer, found{"4 application", "openQA", q.version, "a worker's socket, TLS in front and behind"})
 			})
 
 			t.Run("the live handler gets what workers post", func(t *testing.T) {

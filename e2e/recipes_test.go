@@ -18,9 +18,10 @@ import (
 // A recipe is a configuration that people use to send WebSockets to another
 // place than pages, and the program that it is for.
 type recipe struct {
-	name string
-	file string // in testdata/recipes, or a shipped bootstrap
-	run  func(t *testing.T, config string, u *upstreams) *proxy
+	name    string
+	program string
+	file    string // in testdata/recipes, or a shipped bootstrap
+	run     func(t *testing.T, config string, u *upstreams) *proxy
 
 	// one says that the recipe has one upstream for pages and sockets, which
 	// decides by itself.
@@ -31,17 +32,17 @@ type recipe struct {
 func recipes() []recipe {
 	debian := func(p program) func(*testing.T) string { return p.versionOf }
 	return []recipe{
-		{name: "Apache, `RewriteCond` without anchors", file: "apache-recipe.conf", run: runApache, version: debian(apache)},
-		{name: "Apache, `RewriteCond ^Upgrade$`", file: "apache-strict.conf", run: runApache, version: debian(apache)},
-		{name: "Apache, `upgrade=websocket`", file: "apache-upgrade.conf", run: runApache, one: true, version: debian(apache)},
-		{name: "Apache, `ProxyPass ws://`", file: "apache-wstunnel.conf", run: runApache, one: true, version: debian(apache)},
-		{name: "nginx, as documented", file: "nginx-doc.conf", run: runNginx, one: true, version: debian(nginx)},
-		{name: "nginx, `map` to an upstream", file: "nginx-map.conf", run: runNginx, version: debian(nginx)},
-		{name: "HAProxy, `hdr()` of both fields", file: "haproxy-acl.cfg", run: runHAProxy, version: debian(haproxy)},
-		{name: "Caddy, matcher as documented", file: "caddy.caddyfile", run: runCaddy, version: debian(caddy)},
-		{name: "Envoy, `upgrade_configs` and a header match", file: "envoy-upgrade.yaml", run: runPeer(envoy140), version: func(*testing.T) string { return "1.40.0" }},
-		{name: "**switchyard on Envoy**", file: "bootstrap/minimal.yaml", run: runPeer(envoy140), version: func(*testing.T) string { return "1.40.0" }},
-		{name: "**switchyard on hostsim**", file: "bootstrap/minimal.yaml", run: runPeer(hostsim), version: func(*testing.T) string { return "" }},
+		{name: "`RewriteCond` without anchors", program: "Apache", file: "apache-recipe.conf", run: runApache, version: debian(apache)},
+		{name: "`RewriteCond ^Upgrade$`", program: "Apache", file: "apache-strict.conf", run: runApache, version: debian(apache)},
+		{name: "`upgrade=websocket`", program: "Apache", file: "apache-upgrade.conf", run: runApache, one: true, version: debian(apache)},
+		{name: "`ProxyPass ws://`", program: "Apache", file: "apache-wstunnel.conf", run: runApache, one: true, version: debian(apache)},
+		{name: "as documented", program: "nginx", file: "nginx-doc.conf", run: runNginx, one: true, version: debian(nginx)},
+		{name: "`map` to an upstream", program: "nginx", file: "nginx-map.conf", run: runNginx, version: debian(nginx)},
+		{name: "`hdr()` of both fields", program: "HAProxy", file: "haproxy-acl.cfg", run: runHAProxy, version: debian(haproxy)},
+		{name: "matcher as documented", program: "Caddy", file: "caddy.caddyfile", run: runCaddy, version: debian(caddy)},
+		{name: "`upgrade_configs` and a header match", program: "Envoy", file: "envoy-upgrade.yaml", run: runPeer(envoy140), version: func(*testing.T) string { return "1.40.0" }},
+		{name: "**this filter**", program: "Envoy", file: "bootstrap/minimal.yaml", run: runPeer(envoy140), version: func(*testing.T) string { return "1.40.0" }},
+		{name: "**this filter**", program: "hostsim", file: "bootstrap/minimal.yaml", run: runPeer(hostsim), version: func(*testing.T) string { return "" }},
 	}
 }
 
@@ -239,6 +240,13 @@ func TestRecipes(t *testing.T) {
 		return
 	}
 
+	link := func(r recipe) string {
+		path := "e2e/testdata/recipes/" + r.file
+		if strings.HasPrefix(r.file, "bootstrap/") {
+			path = "envoy/" + r.file
+		}
+		return "[" + r.name + "](" + path + ")"
+	}
 	var rows [][]string
 	var details, matrix strings.Builder
 	fraction := func(n, of int) string { return fmt.Sprintf("%d of %d", n, of) }
@@ -247,23 +255,23 @@ func TestRecipes(t *testing.T) {
 		if s.of == 0 {
 			return // it was skipped, and so there is no table
 		}
-		rows = append(rows, []string{strings.TrimSpace(r.name + " " + r.version(t)), fraction(s.passes, s.of), fraction(s.clients, s.ofClients),
+		rows = append(rows, []string{strings.TrimSpace(r.program + " " + r.version(t)), link(r), fraction(s.passes, s.of), fraction(s.clients, s.ofClients),
 			fraction(s.lost, s.ofSockets), strconv.Itoa(len(s.over)), strconv.Itoa(len(s.refused))})
 		if len(s.over) > 0 {
-			fmt.Fprintf(&details, "- %s: %s\n", r.name, strings.Join(s.over, ", "))
+			fmt.Fprintf(&details, "- %s, %s: %s\n", r.program, r.name, strings.Join(s.over, ", "))
 		}
 		for j, h := range corpus {
 			verdict := "ok"
 			if !h.passes(s.outcomes[j]) {
 				verdict = "MISS"
 			}
-			fmt.Fprintf(&matrix, "%-45s %-28s %-6s %-5s %-4s %s\n", r.name, h.Name, h.Route, h.Handshake, verdict, s.outcomes[j])
+			fmt.Fprintf(&matrix, "%-45s %-28s %-6s %-5s %-4s %s\n", r.program+", "+r.name, h.Name, h.Route, h.Handshake, verdict, s.outcomes[j])
 		}
 	}
 	if err := os.WriteFile(artifact(t, "recipes.txt"), []byte(matrix.String()), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	text := table([]string{"recipe", "passes", "real clients served", "sockets lost", "reach the sockets and must not", "pages refused"}, rows) +
+	text := table([]string{"program", "recipe", "passes", "real clients served", "sockets lost", "reach the sockets and must not", "pages refused"}, rows) +
 		"\nWhat reached the WebSocket server and must not, by its name in the corpus:\n\n" + details.String()
 	generated(t, "MIGRATION.md", "recipes", text)
 }

@@ -4,8 +4,11 @@ package e2e
 
 import (
 	"bytes"
+	"cmp"
+	"encoding/json"
 	"flag"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -27,16 +30,17 @@ var update = flag.Bool("update", false, "write the generated parts of README.md 
 
 // A program is a command that a Debian package brings.
 type program struct {
+	title   string // as its makers write it
 	name    string
 	pkg     string
 	version []string // arguments that make it say its version
 }
 
 var (
-	apache  = program{"apache2", "apache2", []string{"-v"}}
-	nginx   = program{"nginx", "nginx-light", []string{"-v"}}
-	haproxy = program{"haproxy", "haproxy", []string{"-v"}}
-	caddy   = program{"caddy", "caddy", []string{"version"}}
+	apache  = program{"Apache httpd", "apache2", "apache2", []string{"-v"}}
+	nginx   = program{"nginx", "nginx", "nginx-light", []string{"-v"}}
+	haproxy = program{"HAProxy", "haproxy", "haproxy", []string{"-v"}}
+	caddy   = program{"Caddy", "caddy", "caddy", []string{"version"}}
 )
 
 // path returns where the program is, or skips the test; if E2E_REQUIRE has the
@@ -155,4 +159,70 @@ func serveHTTP(t *testing.T, handler http.Handler) int {
 	server := httptest.NewServer(handler)
 	t.Cleanup(server.Close)
 	return server.Listener.Addr().(*net.TCPAddr).Port
+}
+
+// A found is a system that was seen to work through a proxy: the kind of system,
+// its name and version, and what it did. The kind begins with its place in the
+// table of README.md.
+type found struct{ Kind, System, Version, What string }
+
+// note keeps what was found, if the test has not failed, for TestWorldTable.
+func note(t *testing.T, p peer, f found) {
+	t.Helper()
+	if t.Failed() {
+		return
+	}
+	b, err := json.Marshal(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	slug := regexp.MustCompile(`[^a-z0-9]+`).ReplaceAllString(strings.ToLower(f.System+" "+f.What), "-")
+	if err := os.WriteFile(artifact(t, "found/"+p.name+"/"+slug+".json"), b, 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// The table of systems in README.md has what the other tests of the world found,
+// through Envoy and through hostsim. Its name puts it behind them.
+func TestWorldTable(t *testing.T) {
+	seen := map[found][]string{}
+	kinds := map[string]bool{}
+	proxies := []peer{envoy140, hostsim}
+	for _, p := range proxies {
+		files, err := filepath.Glob(filepath.Join(artifact(t, "found"), p.name, "*.json"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, file := range files {
+			b, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var f found
+			if err := json.Unmarshal(b, &f); err != nil {
+				t.Fatalf("%s: %v", file, err)
+			}
+			seen[f] = append(seen[f], p.name)
+			kinds[f.Kind] = true
+		}
+	}
+	if len(kinds) < 4 {
+		t.Skipf("only some of the tests of the world have run (%d kinds of system): make e2e-world", len(kinds))
+	}
+	all := slices.SortedFunc(maps.Keys(seen), func(a, b found) int {
+		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(strings.ToLower(a.System), strings.ToLower(b.System)), cmp.Compare(a.What, b.What))
+	})
+	var rows [][]string
+	for _, f := range all {
+		row := []string{f.System, f.Version, f.What}
+		for _, p := range proxies {
+			if slices.Contains(seen[f], p.name) {
+				row = append(row, "works")
+			} else {
+				row = append(row, "not yet")
+			}
+		}
+		rows = append(rows, row)
+	}
+	generated(t, "README.md", "world", table([]string{"system", "version", "what it does", "Envoy 1.40", "hostsim"}, rows))
 }

@@ -223,6 +223,16 @@ func TestOpenQA(t *testing.T) {
 				note(t, peer, found{"4 application", "openQA", q.version, "live view in Chromium, TLS in front and behind, PostgreSQL " + q.postgres + ": developer mode follows the test"})
 			})
 
+			// Why the head of openqa.yaml says that 443 it must be.
+			t.Run("a page with a port in its URL looks for the live handler two ports further", func(t *testing.T) {
+				got := browse(t, "chromium", chromium, "https://"+openqaName+":"+port+"/", "openqa-port-"+peer.name+".png",
+					flags[0], "--host-resolver-rules=MAP "+openqaName+" 127.0.0.1")
+				n, err := strconv.Atoi(port)
+				if want := fmt.Sprintf("wss://%s:%d/liveviewhandler/tests/1/developer/ws-proxy/status", openqaName, n+2); err != nil || liveSocket(t, got).url != want {
+					t.Errorf("the page opened %s, want %s", liveSocket(t, got).url, want)
+				}
+			})
+
 			t.Run("a worker gets its socket", func(t *testing.T) {
 				const path, key, secret = "/api/v1/ws/1", "1234567890ABCDEF", "1234567890ABCDEF" // of the user Demo, who has logged in
 				now := strconv.FormatInt(time.Now().Unix(), 10)

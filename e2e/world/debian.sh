@@ -22,6 +22,8 @@ need nodejs node
 need npm npm
 need default-jdk-headless javac
 need maven mvn
+need python3 python3
+python3 -c 'import pip' 2>/dev/null || packages+=(python3-pip)
 
 [[ ${#packages[@]} -gt 0 ]] || exit 0
 if [[ $(id -u) != 0 ]]; then

@@ -1,7 +1,7 @@
 // Clients of Node: node clients.mjs ws|undici URL says as JSON what came of a
 // socket to the echo server.
 import { readFile } from "node:fs/promises";
-import { fileURLToPath } from "node:url";
+import { createRequire } from "node:module";
 
 const libraries = {
   ws: async () => (await import("ws")).WebSocket,
@@ -10,7 +10,7 @@ const libraries = {
 
 async function socket(name, url) {
   const WebSocket = await libraries[name]();
-  const manifest = fileURLToPath(import.meta.resolve(name)).replace(new RegExp(`(/node_modules/${name}/).*`), "$1package.json");
+  const manifest = createRequire(import.meta.url).resolve(name).replace(new RegExp(`(/node_modules/${name}/).*`), "$1package.json");
   const result = { version: JSON.parse(await readFile(manifest, "utf8")).version };
   const bytes = Uint8Array.from({ length: 256 }, (_, i) => i);
   const messages = [`text of ${name}`, bytes];

@@ -31,6 +31,7 @@ var supported = map[protoreflect.FullName]string{
 	"envoy.config.core.v3.SubstitutionFormatString":       "text_format_source text_format json_format omit_empty_values content_type json_format_options",
 	"envoy.config.core.v3.HttpProtocolOptions":            "idle_timeout max_headers_count headers_with_underscores_action max_stream_duration max_connection_duration max_requests_per_connection max_response_headers_kb",
 	"envoy.config.core.v3.Http1ProtocolOptions":           "ignore_http_11_upgrade accept_http_10 default_host_for_http_10 allow_absolute_url allow_chunked_length allow_custom_methods send_fully_qualified_url enable_trailers header_key_format override_stream_error_on_invalid_http_message",
+	"envoy.config.core.v3.Http2ProtocolOptions":           "hpack_table_size max_concurrent_streams initial_stream_window_size initial_connection_window_size allow_connect override_stream_error_on_invalid_http_message",
 	"envoy.config.core.v3.TypedExtensionConfig":           "name typed_config",
 
 	"envoy.config.core.v3.Http1ProtocolOptions.HeaderKeyFormat":                            "proper_case_words stateful_formatter",
@@ -49,7 +50,7 @@ var supported = map[protoreflect.FullName]string{
 	"envoy.config.listener.v3.Filter":      "name typed_config",
 
 	"envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager": "stat_prefix codec_type route_config " +
-		"http_filters access_log upgrade_configs http_protocol_options common_http_protocol_options early_header_mutation_extensions " +
+		"http_filters access_log upgrade_configs http_protocol_options http2_protocol_options common_http_protocol_options early_header_mutation_extensions " +
 		"normalize_path merge_slashes path_with_escaped_slashes_action use_remote_address stream_idle_timeout drain_timeout delayed_close_timeout request_timeout " +
 		"request_headers_timeout max_request_headers_kb server_name server_header_transformation generate_request_id " +
 		"preserve_external_request_id always_set_request_id_in_response strip_any_host_port strip_trailing_host_dot skip_xff_append via " +
@@ -162,7 +163,7 @@ var supported = map[protoreflect.FullName]string{
 	"envoy.config.core.v3.Metadata":                                             "filter_metadata",
 	"envoy.config.core.v3.Locality":                                             "region zone sub_zone",
 	"envoy.extensions.upstreams.http.v3.HttpProtocolOptions":                    "common_http_protocol_options explicit_http_config",
-	"envoy.extensions.upstreams.http.v3.HttpProtocolOptions.ExplicitHttpConfig": "http_protocol_options",
+	"envoy.extensions.upstreams.http.v3.HttpProtocolOptions.ExplicitHttpConfig": "http_protocol_options http2_protocol_options",
 	"envoy.config.route.v3.RetryPolicy": "retry_on num_retries per_try_timeout per_try_idle_timeout retriable_status_codes retry_back_off " +
 		"retriable_headers retriable_request_headers retry_host_predicate host_selection_retry_max_attempts",
 	"envoy.config.route.v3.RetryPolicy.RetryBackOff":                       "base_interval max_interval",
@@ -188,11 +189,10 @@ const upstreamHTTP1 = "enable_trailers header_key_format send_fully_qualified_ur
 
 // limit narrows what is simulated of one field.
 type limit struct {
-	values   string // the enum values, or the scalar, that are simulated
-	types    string // the messages that are simulated in an Any; * is any message, which is then not looked into
-	fields   string // the fields that are simulated of the message here, where it is fewer than elsewhere; - is none
-	max      int    // the number of elements that is simulated of a list
-	explicit bool   // the field has to be given, because its default is not simulated
+	values string // the enum values, or the scalar, that are simulated
+	types  string // the messages that are simulated in an Any; * is any message, which is then not looked into
+	fields string // the fields that are simulated of the message here, where it is fewer than elsewhere; - is none
+	max    int    // the number of elements that is simulated of a list
 }
 
 // limits is keyed by the full name of the field.
@@ -222,8 +222,6 @@ var limits = map[protoreflect.FullName]limit{
 	"envoy.config.route.v3.Route.typed_per_filter_config":                                             {types: perFilter},
 	"envoy.config.route.v3.WeightedCluster.ClusterWeight.typed_per_filter_config":                     {types: perFilter},
 	"envoy.config.route.v3.FilterConfig.config":                                                       {types: perFilter},
-	// AUTO takes HTTP/2 with prior knowledge too.
-	"envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.codec_type": {values: "HTTP1", explicit: true},
 }
 
 // notLinked names the configuration types of Envoy that types.go cannot import, because they depend on modules this one does not have.
@@ -287,8 +285,6 @@ func (w *supportWalk) message(m protoreflect.Message, path, only string) {
 			}
 		case m.Has(fd) && !w.logger(fd, m, fieldPath):
 			w.field(fd, m.Get(fd), fieldPath, lim)
-		case known && lim.explicit:
-			w.report(fieldPath, "%s unset, set %s: %s", fd.Name(), fd.Name(), strings.ReplaceAll(lim.values, " ", " or "))
 		}
 	}
 }

@@ -212,9 +212,6 @@ func limitText(l limit) string {
 	if l.max > 0 {
 		parts = append(parts, fmt.Sprintf("at most %d", l.max))
 	}
-	if l.explicit {
-		parts = append(parts, "to be given")
-	}
 	if parts == nil {
 		return ""
 	}

@@ -23,6 +23,9 @@ type cluster struct {
 	maxUses        int           // requests for each connection; 0: any number
 	maxLife        time.Duration // of a connection; 0: any
 	codec          codecOptions
+	protocol       upstreamProtocol
+	http2          http2Options
+	http2Stats     http2Stats
 	// The most that a response head may have, in bytes and fields.
 	maxResponseHead, maxResponseFields int
 	breakers                           [2]breaker // by routing priority
@@ -197,6 +200,9 @@ func (b *builder) clusterProtocol(path string, cl *cluster, c *clusterv3.Cluster
 		typed, ok := msg.(*upstreamhttpv3.HttpProtocolOptions)
 		if !ok || key != name {
 			return b.boot.Unsupported(path, "protocol options other than "+name)
+		}
+		if err := b.upstreamProtocol(path, cl, typed); err != nil {
+			return err
 		}
 		options, http1 = typed.GetCommonHttpProtocolOptions(), typed.GetExplicitHttpConfig().GetHttpProtocolOptions()
 		http1Path = path + ".explicit_http_config.http_protocol_options"

@@ -8,10 +8,10 @@ import (
 
 // clusterStats are the stats of a cluster, by Envoy's names; see newClusterStats.
 type clusterStats struct {
-	cxTotal, cxActive, cxHTTP1, cxConnectFail, cxConnectTimeout, cxOverflow, cxIdleTimeout, cxMaxRequests, cxMaxDuration *Stat
-	cxProtocolError, cxCloseNotify, cxNoneHealthy                                                                        *Stat
-	cxDestroy, cxDestroyLocal, cxDestroyRemote                                                                           *Stat
-	cxDestroyBusy, cxDestroyLocalBusy, cxDestroyRemoteBusy                                                               *Stat
+	cxTotal, cxActive, cxHTTP1, cxHTTP2, cxConnectFail, cxConnectTimeout, cxOverflow, cxIdleTimeout, cxMaxRequests, cxMaxDuration *Stat
+	cxProtocolError, cxCloseNotify, cxNoneHealthy                                                                                 *Stat
+	cxDestroy, cxDestroyLocal, cxDestroyRemote                                                                                    *Stat
+	cxDestroyBusy, cxDestroyLocalBusy, cxDestroyRemoteBusy                                                                        *Stat
 
 	rqTotal, rqActive, activeOverflow, rqTimeout, cancelled    *Stat
 	pendingTotal, pendingActive, pendingOverflow, pendingEject *Stat
@@ -33,6 +33,7 @@ func newClusterStats(stats *Stats, prefix string) *clusterStats {
 		"upstream_cx_total":                         &c.cxTotal,
 		"upstream_cx_active":                        &c.cxActive,
 		"upstream_cx_http1_total":                   &c.cxHTTP1,
+		"upstream_cx_http2_total":                   &c.cxHTTP2,
 		"upstream_cx_connect_fail":                  &c.cxConnectFail,
 		"upstream_cx_connect_timeout":               &c.cxConnectTimeout,
 		"upstream_cx_overflow":                      &c.cxOverflow,
@@ -89,7 +90,7 @@ func newClusterStats(stats *Stats, prefix string) *clusterStats {
 		"lb_recalculate_zone_structures", "lb_subsets_removed", "lb_zone_cluster_too_small", "lb_zone_no_capacity_left",
 		"lb_zone_routing_all_directly", "lb_zone_routing_cross_zone", "lb_zone_routing_sampled", "max_host_weight",
 		"original_dst_host_invalid", "update_empty", "upstream_cx_connect_attempts_exceeded",
-		"upstream_cx_connect_with_0_rtt", "upstream_cx_http2_total", "upstream_cx_http3_total",
+		"upstream_cx_connect_with_0_rtt", "upstream_cx_http3_total",
 		"upstream_cx_pool_overflow", "upstream_flow_control_backed_up_total",
 		"upstream_flow_control_drained_total", "upstream_flow_control_paused_reading_total",
 		"upstream_flow_control_resumed_reading_total", "upstream_http3_broken", "upstream_internal_redirect_failed_total",

@@ -120,15 +120,15 @@ var commands = map[string]commandKind{
 
 	"DOWNSTREAM_WIRE_BYTES_RECEIVED":                number(func(s *stream) int64 { return s.wireReceived() }),
 	"DOWNSTREAM_WIRE_BYTES_SENT":                    number(func(s *stream) int64 { return s.wireSent() }),
-	"DOWNSTREAM_HEADER_BYTES_RECEIVED":              number(func(s *stream) int64 { return s.meter.fieldsReceived() + trailerBytes(&s.requestTrailers) }),
+	"DOWNSTREAM_HEADER_BYTES_RECEIVED":              number(func(s *stream) int64 { return s.fieldsReceived() }),
 	"DOWNSTREAM_HEADER_BYTES_SENT":                  number(func(s *stream) int64 { return s.fieldsSent() }),
-	"DOWNSTREAM_DECOMPRESSED_HEADER_BYTES_RECEIVED": number(func(s *stream) int64 { return s.meter.fieldsReceived() }),
+	"DOWNSTREAM_DECOMPRESSED_HEADER_BYTES_RECEIVED": number(func(s *stream) int64 { return s.fieldsReceived() }),
 	"DOWNSTREAM_DECOMPRESSED_HEADER_BYTES_SENT":     number(func(s *stream) int64 { return s.fieldsSent() }),
 	"UPSTREAM_WIRE_BYTES_RECEIVED":                  number(func(s *stream) int64 { received, _ := s.upstreamWire(); return received }),
 	"UPSTREAM_WIRE_BYTES_SENT":                      number(func(s *stream) int64 { _, sent := s.upstreamWire(); return sent }),
-	"UPSTREAM_HEADER_BYTES_RECEIVED":                number(func(s *stream) int64 { return s.upstreamMeter.fieldsReceived() + trailerBytes(&s.responseTrailers) }),
+	"UPSTREAM_HEADER_BYTES_RECEIVED":                number(func(s *stream) int64 { return s.upstreamFieldsReceived() }),
 	"UPSTREAM_HEADER_BYTES_SENT":                    number(func(s *stream) int64 { return s.upstreamMeter.fieldsSent }),
-	"UPSTREAM_DECOMPRESSED_HEADER_BYTES_RECEIVED":   number(func(s *stream) int64 { return s.upstreamMeter.decompressed + s.upstreamMeter.fieldsReceived() }),
+	"UPSTREAM_DECOMPRESSED_HEADER_BYTES_RECEIVED":   number(func(s *stream) int64 { return s.upstreamMeter.decompressed + s.upstreamFieldsReceived() }),
 	"UPSTREAM_DECOMPRESSED_HEADER_BYTES_SENT":       number(func(s *stream) int64 { return s.upstreamMeter.fieldsSent }),
 
 	"DURATION":                                number(func(s *stream) int64 { return time.Since(s.start).Milliseconds() }),
@@ -294,8 +294,11 @@ func portOf(address string) int64 {
 
 // upstreamProtocol is there once an upstream connection is.
 func (s *stream) upstreamProtocol() string {
-	if s.lastUpstream == nil {
+	switch {
+	case s.lastUpstream == nil:
 		return ""
+	case s.lastUpstream.http2 != nil:
+		return "HTTP/2"
 	}
 	return "HTTP/1.1"
 }

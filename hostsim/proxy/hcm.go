@@ -17,6 +17,9 @@ type hcm struct {
 	server                *Server
 	listener, filterChain string // the names of what it belongs to
 
+	codecType hcmv3.HttpConnectionManager_CodecType
+	http2     http2Options
+
 	routes     *routeTable
 	chain      *filterChain
 	upgrades   []upgradeConfig
@@ -67,10 +70,12 @@ type hcm struct {
 type hcmStats struct {
 	connections, activeConnections              *Stat // downstream_cx_*
 	http1Connections, http1Active               *Stat
+	http2Connections, http2Active               *Stat
 	destroyed, destroyedHere, destroyedByPeer   *Stat
 	protocolErrors, idleTimeouts, delayedCloses *Stat
 
-	requests, activeRequests, http1Requests          *Stat // downstream_rq_*
+	requests, activeRequests                         *Stat // downstream_rq_*
+	http1Requests, http2Requests                     *Stat
 	requestTooLarge, responseTooLarge                *Stat
 	completed                                        *Stat
 	classes                                          [6]*Stat // by the first digit of the status
@@ -163,11 +168,7 @@ func (s *stream) decodeManager() *localReply {
 	m, h := s.hcm, &s.request
 	s.requestHasCome()
 	if equalFold(h.value("expect"), "100-continue") && !m.proxyContinue {
-		if s.http11 {
-			s.conn.write([]byte("HTTP/1.1 100 Continue\r\n\r\n"))
-		} else {
-			s.conn.write([]byte("HTTP/1.0 100 Continue\r\n\r\n"))
-		}
+		s.sendContinue()
 		m.stats.responded(100)
 		h.remove("expect")
 	}
@@ -201,6 +202,7 @@ func (s *stream) decodeManager() *localReply {
 		var ok bool
 		if chain, ok = m.upgradeChain(s.route, h.value("upgrade")); !ok {
 			m.stats.upgradeRefused.Add(1)
+			s.conn.drainAfterUpgrade()
 			s.makeFiltersLocked(m.chain)
 			return &localReply{status: 403, details: "upgrade_failed"}
 		}
@@ -561,6 +563,9 @@ func (s *stream) mutateResponse() {
 		h.set("server", m.serverName)
 	}
 	s.cleanResponse()
+	if s.conn.http2 != nil { // the end of a stream ends no connection
+		return
+	}
 	if !s.http11 {
 		if !h.has("content-length") {
 			s.closing, s.promptly = true, true
@@ -605,7 +610,12 @@ func (s *stream) cleanResponse() {
 }
 
 func (b *builder) hcm(path string, c *hcmv3.HttpConnectionManager) (*hcm, error) {
+	if c.GetCodecType() == hcmv3.HttpConnectionManager_HTTP3 {
+		return nil, b.boot.Errorf(path+".codec_type", "HTTP/3 codec configured on non-QUIC listener: set AUTO, HTTP1 or HTTP2")
+	}
 	m := &hcm{
+		codecType:      c.GetCodecType(),
+		http2:          newHTTP2Options(c.GetHttp2ProtocolOptions()),
 		server:         b.server,
 		serverName:     "envoy",
 		serverHeader:   c.GetServerHeaderTransformation(),
@@ -707,10 +717,11 @@ func newHCMStats(stats *Stats, prefix string) hcmStats {
 	s := hcmStats{
 		connections: cx("total"), activeConnections: cx("active"),
 		http1Connections: cx("http1_total"), http1Active: cx("http1_active"),
+		http2Connections: cx("http2_total"), http2Active: cx("http2_active"),
 		destroyed: cx("destroy"), destroyedHere: cx("destroy_local"), destroyedByPeer: cx("destroy_remote"),
 		protocolErrors: cx("protocol_error"), idleTimeouts: cx("idle_timeout"), delayedCloses: cx("delayed_close_timeout"),
 		requestTooLarge: rq("too_large"), responseTooLarge: stats.Stat(prefix + "rs_too_large"),
-		requests: rq("total"), activeRequests: rq("active"), http1Requests: rq("http1_total"), completed: rq("completed"),
+		requests: rq("total"), activeRequests: rq("active"), http1Requests: rq("http1_total"), http2Requests: rq("http2_total"), completed: rq("completed"),
 		resets: rq("rx_reset"), brokenResponses: rq("tx_reset"), earlyResponses: rq("response_before_rq_complete"), upgradeRefused: rq("ws_on_non_ws_route"),
 		timeouts: rq("timeout"), idleStreams: rq("idle_timeout"), longStreams: rq("max_duration_reached"), headTimeouts: rq("header_timeout"),
 		upgrades: cx("upgrades_total"), activeUpgrades: cx("upgrades_active"),

@@ -389,6 +389,7 @@ const (
 	bodyLength
 	bodyChunked
 	bodyUntilClose // a response without length, or a tunnel
+	bodyStream     // the content of an HTTP/2 stream
 )
 
 var errBody = errors.New("malformed chunk")
@@ -429,6 +430,12 @@ func (b *bodyReader) next() ([]byte, error) {
 			continue
 		}
 		if err := b.in.fill(len(b.in.buffered()) + bodyBuffer); err != nil {
+			if b.kind == bodyStream && err == io.EOF {
+				continue
+			}
+			if b.kind == bodyStream {
+				return nil, err
+			}
 			if b.kind == bodyUntilClose && !errors.Is(err, os.ErrDeadlineExceeded) {
 				b.done = true
 				return nil, io.EOF
@@ -443,6 +450,9 @@ func (b *bodyReader) next() ([]byte, error) {
 
 // take returns what of the content is buffered already, without a read.
 func (b *bodyReader) take() ([]byte, error) {
+	if b.kind == bodyStream {
+		return b.takeStream()
+	}
 	for !b.done {
 		buf := b.in.buffered()
 		if len(buf) == 0 {

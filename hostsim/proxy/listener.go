@@ -60,6 +60,12 @@ type connection struct {
 	flushed int64  // bytes written by it
 	stream  stream
 
+	alpn    string       // the protocol that TLS has settled on
+	http2   *http2Stream // what Conn is, if it is a stream of an HTTP/2 connection
+	server2 *http2Server // the connection of that stream
+	ends    bool         // the next flush is the last of the stream
+	joined  bool         // ... whose end goes with its content
+
 	served bool // at least one request
 	life   lifetime
 
@@ -91,6 +97,10 @@ func (c *connection) serve() {
 	for {
 		var more bool
 		if more, byPeer = c.awaitRequest(); !more {
+			return
+		}
+		if !c.served && c.speaksHTTP2() {
+			byPeer = c.serveHTTP2()
 			return
 		}
 		if !c.served { // Envoy makes the codec with the first byte
@@ -188,6 +198,9 @@ func (c *connection) write(b []byte) error {
 }
 
 func (c *connection) flush() error {
+	if c.http2 != nil {
+		return c.flushStream()
+	}
 	if len(c.out) == 0 {
 		return nil
 	}
@@ -203,6 +216,9 @@ func (c *connection) flush() error {
 // watch starts reading ahead and returns a channel that is closed when the
 // client goes away. unwatch stops it; what was read stays in the buffer.
 func (c *connection) watch() <-chan struct{} {
+	if c.http2 != nil {
+		return c.http2.gone
+	}
 	gone, through := make(chan struct{}), make(chan struct{})
 	c.watching = through
 	c.SetReadDeadline(time.Time{})

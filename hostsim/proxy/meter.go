@@ -62,6 +62,9 @@ func trim(b []byte) []byte {
 
 // fieldsSent is the head that was sent, without status line and empty line.
 func (s *stream) fieldsSent() int64 {
+	if st := s.conn.http2; st != nil {
+		return st.count(&st.headSent)
+	}
 	if s.meter.headSent == 0 {
 		return 0
 	}
@@ -72,6 +75,9 @@ func (s *stream) fieldsSent() int64 {
 // wireReceived also counts what had come of a request that was not read to
 // its end.
 func (s *stream) wireReceived() int64 {
+	if st := s.conn.http2; st != nil {
+		return st.count(&st.wireIn)
+	}
 	if s.upstreamMeter.tunnel {
 		return int64(len(s.meter.head)) + s.bytesReceived.Load()
 	}
@@ -83,6 +89,9 @@ func (s *stream) wireReceived() int64 {
 }
 
 func (s *stream) wireSent() int64 {
+	if st := s.conn.http2; st != nil {
+		return st.count(&st.wireOut)
+	}
 	if s.status == 101 { // what is tunnelled does not go through the buffer
 		return int64(s.meter.headSent) + s.bytesSent.Load()
 	}
@@ -91,3 +100,18 @@ func (s *stream) wireSent() int64 {
 
 // trailerBytes are trailers that were received, as fieldBytes counts them.
 func trailerBytes(t *Headers) int64 { return int64(t.byteSize() + 3*t.Len()) }
+
+// fieldsReceived are the header fields that came, as they came.
+func (s *stream) fieldsReceived() int64 {
+	if st := s.conn.http2; st != nil {
+		return st.count(&st.headBytes) + st.count(&st.trailerBytes)
+	}
+	return s.meter.fieldsReceived() + trailerBytes(&s.requestTrailers)
+}
+
+// count reads one of the stream's counters.
+func (s *http2Stream) count(n *int64) int64 {
+	s.http2.mu.Lock()
+	defer s.http2.mu.Unlock()
+	return *n
+}

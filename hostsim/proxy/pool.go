@@ -57,6 +57,7 @@ type pool struct {
 
 	mu         sync.Mutex
 	idle       []*upstreamConn // the one used last at the end; it is used next
+	clients    []*http2Client  // HTTP/2 connections
 	waiting    []*waiter       // requests without a connection, the oldest first
 	connecting int             // connections being made
 	open       int             // connections, also those being made
@@ -88,6 +89,13 @@ type upstreamConn struct {
 	times     connectTimes
 	sent      int64     // bytes
 	idleSince time.Time // when it was given back
+
+	http2    *http2Stream // what Conn is, if it is a stream of an HTTP/2 connection
+	client   *http2Client // the connection of that stream
+	ends     bool         // the next flush is the last
+	joined   bool         // ... whose end goes with its content
+	headed   bool         // the head was all of the request
+	trailers *Headers     // ... which end it
 
 	peeker // an idle connection has nothing to say
 
@@ -123,6 +131,13 @@ func (p *pool) acquire(s *stream) (*upstreamConn, error) {
 	}
 	stats := p.host.cluster.stats
 	p.mu.Lock()
+	if h := p.idleClient(); h != nil {
+		defer p.mu.Unlock()
+		if err := p.attachStream(); err != nil {
+			return nil, err
+		}
+		return h.open(), nil
+	}
 	for len(p.idle) > 0 {
 		conn := p.popIdle()
 		if conn.look() != nothing {
@@ -203,7 +218,7 @@ func (p *pool) expire(conn *upstreamConn) {
 func (p *pool) connect() {
 	stats := p.host.cluster.stats
 	for range 3 {
-		if p.connecting >= len(p.waiting) {
+		if p.connecting*p.sharers() >= len(p.waiting) {
 			return
 		}
 		allowed := take(&p.breaker.connections, p.breaker.maxConnections)
@@ -218,7 +233,6 @@ func (p *pool) connect() {
 		p.connecting++
 		stats.cxTotal.Add(1)
 		stats.cxActive.Add(1)
-		stats.cxHTTP1.Add(1)
 		go p.dial()
 		if !allowed {
 			return
@@ -237,6 +251,13 @@ func (p *pool) dial() {
 	p.connecting--
 	if err == nil {
 		up.pool = p
+		if p.host.cluster.speaksHTTP2(up) {
+			p.clients = append(p.clients, p.newHTTP2Client(up))
+			p.serveWaiting()
+			p.connect()
+			return
+		}
+		c.stats.cxHTTP1.Add(1)
 		if c.maxLife > 0 {
 			up.life = time.AfterFunc(c.maxLife, func() { p.expire(up) })
 		}
@@ -394,6 +415,10 @@ func (u *upstreamConn) finish(how ending) {
 	p.breaker.requests.Add(-1)
 	u.host.active.Add(-1)
 	stats.rqActive.Add(-1)
+	if u.http2 != nil {
+		u.finishStream(how)
+		return
+	}
 	if how == kept && (u.last() || len(u.in.buffered()) > 0) {
 		if len(u.in.buffered()) > 0 {
 			stats.cxProtocolError.Add(1)
@@ -490,5 +515,10 @@ func (p *pool) close() {
 	p.closed = true
 	for len(p.idle) > 0 {
 		p.drop(p.popIdle())
+	}
+	for _, h := range append([]*http2Client(nil), p.clients...) {
+		if h.active == 0 {
+			h.shut()
+		}
 	}
 }

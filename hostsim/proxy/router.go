@@ -245,6 +245,11 @@ func (s *stream) failed(err error) *localReply {
 			s.upstreamMeter.failure = "delayed connect error: " + connect.cause
 			cause = "|" + s.upstreamMeter.failure
 		}
+	case errors.Is(err, errHTTP2Reset):
+		r.flags, reason = "UR", resetReason(err)
+	case errors.As(err, new(*http2Error)):
+		stats.cxProtocolError.Add(1)
+		r.status, r.flags, reason = 502, "UPE", "protocol error"
 	case errors.As(err, &protocol) || err == errBody:
 		stats.cxProtocolError.Add(1)
 		r.status, r.flags, reason = 502, "UPE", "protocol error"
@@ -298,7 +303,7 @@ func endingOf(err error) ending {
 // exchange sends the request and relays the response.
 func (s *stream) exchange(r *route, up *upstreamConn) *localReply {
 	chunked := s.chunked
-	up.out = up.host.cluster.codec.appendRequest(up.out[:0], &s.request, chunked, s.zeroLength)
+	up.head(s)
 
 	s.upstreamMeter.fieldsSent += requestFieldBytes(up.out)
 	s.upstreamMeter.begun = time.Now()
@@ -313,9 +318,7 @@ func (s *stream) exchange(r *route, up *upstreamConn) *localReply {
 		up.early = append(up.early, content...)
 	case s.decoding.end:
 		up.content(content, chunked)
-		if chunked {
-			up.out = up.host.cluster.codec.appendEnd(up.out, &s.requestTrailers)
-		}
+		up.end(s)
 	default:
 		up.content(content, chunked)
 		if r := s.firstContent(up, chunked); r != nil {
@@ -323,7 +326,7 @@ func (s *stream) exchange(r *route, up *upstreamConn) *localReply {
 		}
 	}
 	s.waited = true
-	if _, err := up.Write(up.out); err != nil {
+	if err := up.flush(); err != nil {
 		return s.failed(err)
 	}
 	if s.decoding.end {
@@ -422,9 +425,7 @@ func (s *stream) lastContent(up *upstreamConn, chunked bool) *localReply {
 		return r
 	}
 	up.content(out, chunked)
-	if chunked {
-		up.out = up.host.cluster.codec.appendEnd(up.out, &s.requestTrailers)
-	}
+	up.end(s)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.perTry > 0 {
@@ -475,7 +476,7 @@ const retainAtMost = 1 << 20
 func (u *upstreamConn) content(data []byte, chunked bool) {
 	switch {
 	case len(data) == 0:
-	case chunked:
+	case chunked && u.http2 == nil:
 		u.out = appendChunk(u.out, data)
 	default:
 		u.out = append(u.out, data...)
@@ -502,7 +503,7 @@ func (s *stream) upload(up *upstreamConn, chunked bool) {
 					up.SetReadDeadline(past)
 					return r
 				}
-				up.Write(up.out) // relay sees an error as well
+				up.flush() // relay sees an error as well
 				s.upstreamMeter.ended = time.Now()
 				s.upstreamMeter.fieldsSent += s.trailersToSend(up)
 				return nil
@@ -524,7 +525,7 @@ func (s *stream) upload(up *upstreamConn, chunked bool) {
 			}
 			s.retain(out)
 			up.content(out, chunked)
-			if _, err := up.Write(up.out); err != nil {
+			if err := up.flush(); err != nil {
 				return nil // relay sees it as well
 			}
 		}
@@ -771,6 +772,9 @@ func (s *stream) informational(c *cluster, status int) {
 }
 
 func (s *stream) readResponseHead(up *upstreamConn) (status int, http11 bool, err error) {
+	if up.http2 != nil {
+		return s.readResponseFields(up)
+	}
 	for {
 		cluster := up.host.cluster
 		head, err := up.in.readHead(cluster.maxResponseHead, statusStart)
@@ -808,6 +812,10 @@ var past = time.Unix(1, 0)
 // responseBody decides how the content of a response ends (RFC 9112 6.3).
 func (s *stream) responseBody(b *bodyReader, in *input, status int) error {
 	h := &s.response
+	if st, ok := in.conn.(*http2Stream); ok {
+		s.responseContent(b, in, st)
+		return nil
+	}
 	te, length := h.has("transfer-encoding"), h.has("content-length")
 	if te && length && s.host.cluster.codec.chunkedLength {
 		h.remove("content-length")
@@ -861,7 +869,7 @@ func (s *stream) resetBy(err error) {
 			s.retry.stats.rqTimeout.Add(1)
 		}
 	default:
-		s.details, s.flags = "upstream_reset_after_response_started{protocol_error}", "UPE"
+		s.details, s.flags = resetDetails(err)
 	}
 }
 
@@ -876,7 +884,7 @@ func (s *stream) relayBody(body *bodyReader, up *upstreamConn, chunked bool) err
 		s.mu.Lock()
 		out, r := s.awaitEncoded(true)
 		s.mu.Unlock()
-		return s.lastOfBody(out, r, chunked)
+		return s.lastOfBody(out, r, chunked, body.joined())
 	}
 	if it.paused {
 		out, _ := s.takeEncoded()
@@ -915,7 +923,7 @@ func (s *stream) relayBody(body *bodyReader, up *upstreamConn, chunked bool) err
 		}
 		if body.done {
 			out, r := s.encodeEnd()
-			return s.lastOfBody(out, r, chunked)
+			return s.lastOfBody(out, r, chunked, body.joined())
 		}
 		if len(c.out) >= bodyBuffer {
 			if err := c.flush(); err != nil {
@@ -928,17 +936,13 @@ func (s *stream) relayBody(body *bodyReader, up *upstreamConn, chunked bool) err
 // errFilter is a response that a filter has broken off.
 var errFilter = errors.New("a filter has reset the stream")
 
-func (s *stream) lastOfBody(out []byte, r *localReply, chunked bool) error {
+func (s *stream) lastOfBody(out []byte, r *localReply, chunked, joined bool) error {
 	if r != nil {
 		s.conn.flush()
 		return errFilter
 	}
 	s.sendContent(out, chunked)
-	if chunked {
-		before := len(s.conn.out)
-		s.conn.out = s.hcm.codec.appendEnd(s.conn.out, &s.responseTrailers)
-		s.meter.trailersSent = int64(len(s.conn.out) - before - len("0\r\n\r\n"))
-	}
+	s.endContent(chunked, joined)
 	s.upstreamMeter.last = time.Now()
 	return nil
 }

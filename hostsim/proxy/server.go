@@ -63,6 +63,8 @@ type Server struct {
 	// How many connections to upstreams there were.
 	connectionIDs atomic.Uint64
 
+	http2Stats http2Stats // downstream
+
 	draining, closing chan struct{}
 	drainOnce         sync.Once
 	closeOnce         sync.Once
@@ -121,6 +123,7 @@ func build(ctx context.Context, boot *bootstrap.Bootstrap, options Options, list
 		options: options, clusters: map[string]*cluster{}, logs: map[string]*logFile{},
 		localIP: localIP(), draining: make(chan struct{}), closing: make(chan struct{}), stop: stop, pipes: newPipes(),
 	}
+	s.http2Stats = newHTTP2Stats(&s.Stats, "", false)
 	s.conns.open = map[*connection]struct{}{}
 	b := &builder{ctx: ctx, background: background, boot: boot, server: s, clusters: map[string]bool{}}
 	if err := b.build(listen); err != nil {

@@ -106,6 +106,16 @@ func (s *stream) serve() (again bool) {
 		r = s.decodeHead(head)
 		s.conn.in.discard(size)
 	}
+	s.answer(r)
+	if !s.body.done {
+		s.closing = true
+	}
+	return !s.closing
+}
+
+// answer is what follows when the codec has the head; r is what it says
+// against it.
+func (s *stream) answer(r *localReply) {
 	if r == nil {
 		s.timers.head = time.Time{}
 		s.requestHasCome()
@@ -120,10 +130,6 @@ func (s *stream) serve() (again bool) {
 		}
 		s.sendLocal(r)
 	}
-	if !s.body.done {
-		s.closing = true
-	}
-	return !s.closing
 }
 
 func (s *stream) begin() {
@@ -133,7 +139,7 @@ func (s *stream) begin() {
 	s.body.reset(&s.conn.in, bodyUntilClose, 0) // not complete before its head is known
 	s.requestTrailers.reset(nil)
 	s.responseTrailers.reset(nil)
-	s.protocol, s.http11, s.head, s.upgrade = "HTTP/1.1", true, false, false
+	s.protocol, s.http11, s.head, s.upgrade = s.conn.protocol(), true, false, false
 	s.closing, s.promptly = false, false
 	s.route, s.routeKnown = nil, false
 	s.filters, s.chain, s.shown = s.filters[:0], nil, false
@@ -154,7 +160,11 @@ func (s *stream) begin() {
 	s.bytesReceived.Store(0)
 	s.bytesSent.Store(0)
 	s.hcm.stats.requests.Add(1)
-	s.hcm.stats.http1Requests.Add(1)
+	if s.conn.http2 != nil {
+		s.hcm.stats.http2Requests.Add(1)
+	} else {
+		s.hcm.stats.http1Requests.Add(1)
+	}
 	s.hcm.stats.activeRequests.Add(1)
 	if s.conn.lastRequest() {
 		s.closing, s.promptly = true, true
@@ -307,7 +317,8 @@ func (s *stream) readHead() ([]byte, *localReply) {
 func (s *stream) left() *localReply {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.closing, s.details, s.flags = true, "downstream_remote_disconnect", "DC"
+	s.closing = true
+	s.details, s.flags = s.conn.whyGone()
 	return &localReply{}
 }
 
@@ -378,11 +389,12 @@ func (s *stream) sendLocal(r *localReply) {
 	} else {
 		s.finishHead()
 	}
-	s.writeHead(len(body) == 0)
+	s.writeHead(len(body) == 0 || s.head && s.conn.http2 != nil)
 	if !s.head {
 		s.conn.out = append(s.conn.out, body...)
 		s.bytesSent.Add(int64(len(body)))
 	}
+	s.endContent(false, true)
 	s.conn.flush()
 	s.replyEnded = time.Now()
 }
@@ -430,6 +442,10 @@ func (s *stream) writeHead(endStream bool) (chunked bool) {
 		return false
 	}
 	h := &s.response
+	if s.conn.http2 != nil {
+		s.writeFields(endStream)
+		return false
+	}
 	bodiless := s.status < 200 || s.status == 204
 	zero := false
 	switch {

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"errors"
+	"io"
 	"net"
 	"os"
 	"sync"
@@ -25,7 +26,7 @@ func (s *stream) tunnel(up *upstreamConn) {
 	s.mu.Unlock()
 	s.timers.touch()
 	s.upstreamMeter.tunnelled()
-	t := &tunnel{stream: s, up: up}
+	t := &tunnel{stream: s, up: up, done: make(chan struct{})}
 	up.SetDeadline(time.Time{})
 	s.conn.SetDeadline(time.Time{})
 	if s.encoding.paused { // filters let it go with the head
@@ -58,6 +59,8 @@ type tunnel struct {
 	stream *stream
 	up     *upstreamConn
 	over   atomic.Bool
+	done   chan struct{} // closed when it is over
+	halves atomic.Int32  // directions that have come to their end
 }
 
 // end notes why the tunnel ended, the first time, and wakes the other side.
@@ -66,6 +69,7 @@ func (t *tunnel) end(details, flags string) (first bool) {
 		return false
 	}
 	s := t.stream
+	close(t.done)
 	if details != "" {
 		s.mu.Lock()
 		s.details, s.flags = details, flags
@@ -129,7 +133,7 @@ func (t *tunnel) relay(in *input, to net.Conn, response bool, count *atomic.Int6
 				return "", ""
 			}
 			if !errors.Is(err, os.ErrDeadlineExceeded) {
-				return closed, flags
+				return t.ended(in.conn, to, err, closed, flags)
 			}
 			if r := t.stream.expired(time.Now()); r != nil {
 				return r.details, r.flags
@@ -151,6 +155,33 @@ func (t *tunnel) relay(in *input, to net.Conn, response bool, count *atomic.Int6
 			return r.details, r.flags
 		}
 	}
+}
+
+// ended is what the end of one direction means. That of an HTTP/2 stream leaves
+// the other direction as it is.
+func (t *tunnel) ended(from, to net.Conn, err error, closed, flags string) (string, string) {
+	st, ok := from.(*http2Stream)
+	if !ok {
+		return closed, flags
+	}
+	if errors.Is(err, io.EOF) {
+		peer, both := to.(*http2Stream)
+		if both {
+			peer.send(nil, true, nil)
+		}
+		if t.halves.Add(1) == 2 || !both && from == t.up.Conn {
+			return "", ""
+		}
+		select {
+		case <-st.gone:
+		case <-t.done:
+			return "", ""
+		}
+	}
+	if from == t.up.Conn {
+		return resetDetails(st.broken())
+	}
+	return t.stream.conn.whyGone()
 }
 
 // watch makes reads of c end when, for all that is known now, the tunnel will

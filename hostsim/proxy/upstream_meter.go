@@ -40,7 +40,14 @@ func (m *upstreamMeter) begin(up *upstreamConn) {
 
 // over ends the use of the connection, before somebody else can use it.
 func (m *upstreamMeter) over() {
-	if up := m.conn; up != nil {
+	if up := m.conn; up != nil && up.http2 != nil {
+		st := up.http2
+		m.received += st.count(&st.wireIn)
+		m.sent += st.count(&st.wireOut)
+		m.fields += st.count(&st.headBytes) + st.count(&st.trailerBytes)
+		m.fieldsSent += st.count(&st.headSent)
+		m.conn = nil
+	} else if up != nil {
 		m.received += up.in.consumed + int64(len(up.in.buffered())) - m.consumedBefore
 		m.sent += up.sent - m.sentBefore
 		m.conn = nil
@@ -49,6 +56,9 @@ func (m *upstreamMeter) over() {
 
 // tunnelled ends the use of the connection as one for HTTP.
 func (m *upstreamMeter) tunnelled() {
+	if m.conn.http2 != nil {
+		return
+	}
 	m.received += m.heads
 	m.sent += m.conn.sent - m.sentBefore
 	m.conn, m.tunnel = nil, true
@@ -62,7 +72,14 @@ func (m *upstreamMeter) headHasCome(head []byte) {
 	m.heads += int64(len(head))
 }
 
-func (m *upstreamMeter) fieldsReceived() int64 { return m.fields + fieldBytes(m.head) }
+func (s *stream) upstreamFieldsReceived() int64 {
+	m := &s.upstreamMeter
+	n := m.fields + fieldBytes(m.head)
+	if m.used != nil && m.used.http2 == nil {
+		n += trailerBytes(&s.responseTrailers)
+	}
+	return n
+}
 
 // upstreamWire is all that was received and sent.
 func (s *stream) upstreamWire() (received, sent int64) {
@@ -100,13 +117,16 @@ type connectTimes struct{ begun, made time.Time }
 
 // requestFieldBytes are the header lines of a head that is to be sent.
 func requestFieldBytes(head []byte) int64 {
+	if len(head) == 0 {
+		return 0 // of HTTP/2
+	}
 	return int64(len(head) - bytes.IndexByte(head, '\n') - 1 - len("\r\n"))
 }
 
 // trailersToSend are the bytes of the trailers behind the request, if they are
 // sent.
 func (s *stream) trailersToSend(up *upstreamConn) int64 {
-	if t := &s.requestTrailers; s.chunked && up.host.cluster.codec.trailers {
+	if t := &s.requestTrailers; s.chunked && up.http2 == nil && up.host.cluster.codec.trailers {
 		return int64(t.byteSize() + len(": \r\n")*t.Len())
 	}
 	return 0

@@ -1,0 +1,1079 @@
+package proxy
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"math"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
+)
+
+// This file is what both ends of an HTTP/2 connection share (RFC 9113): frames,
+// windows and streams. A stream is a net.Conn, whose bytes are the stream's
+// content: so all that knows HTTP/1.1 connections serves streams as well.
+
+// http2Options are the Http2ProtocolOptions that are simulated.
+type http2Options struct {
+	maxStreams   uint32 // that the peer may open
+	streamWindow int64
+	connWindow   int64
+	tableSize    uint32 // of the header compression
+	allowConnect bool   // extended CONNECT (RFC 8441)
+	streamErrors bool   // a malformed message ends its stream only
+}
+
+// http2Conn is a connection that speaks HTTP/2.
+type http2Conn struct {
+	conn    net.Conn
+	options *http2Options
+	stats   *http2Stats
+	framer  *http2.Framer
+	hpack   *hpack.Decoder
+	message http2Message // what the decoder fills
+	onOpen  func(*http2Stream, *http2Message) *http2Error
+	last    uint32 // stream that the peer has opened
+
+	mostFields, mostSize int // of a header section that is received
+	underscores          corev3.HttpProtocolOptions_HeadersWithUnderscoresAction
+
+	mu          sync.Mutex
+	encoder     *hpack.Encoder
+	block       bytes.Buffer
+	out         []byte // frames to write
+	spare       []byte
+	writing     bool
+	crowded     bool // streams wait for less in out
+	streams     map[uint32]*http2Stream
+	next        uint32 // stream that this end opens
+	sendWindow  int64
+	unread      int64 // what was received and is not yet given back to the peer's window
+	recvWindow  int64
+	peerWindow  int64 // of a new stream
+	peerFrame   int   // the largest frame that the peer takes
+	peerStreams uint32
+	peerConnect bool
+	settled     bool // the peer's settings have come
+	unacked     int  // our settings that it has not acknowledged
+	control     int  // frames in out that answer the peer's
+	err         error
+	goneAway    bool // the peer wants no new streams
+	saidGoAway  bool
+	onChange    func() // settings or a GOAWAY have come
+}
+
+// http2Error ends a connection, or a stream.
+type http2Error struct {
+	code    http2.ErrCode
+	text    string // debug data of the GOAWAY
+	silent  bool   // the connection ends without a GOAWAY
+	details string // of the stream that it is about
+	stream  bool   // only a stream ends
+}
+
+func (e *http2Error) Error() string { return e.details }
+
+var (
+	errHTTP2Closed = errors.New("the HTTP/2 connection is closed")
+	errHTTP2Reset  = errors.New("the HTTP/2 stream was reset")
+)
+
+// resetError is the end of a stream by its peer.
+type resetError struct{ code http2.ErrCode }
+
+func (e *resetError) Error() string { return "remote reset" }
+
+func (e *resetError) Is(target error) bool { return target == errHTTP2Reset }
+
+// http2Message is a header section as it was received.
+type http2Message struct {
+	fields []field
+	size   int // of the frames that it came in
+	end    bool
+	// What is wrong with it; the decoder has to see all of it.
+	err   *http2Error
+	check messageCheck
+}
+
+const (
+	minFrame      = 16 << 10
+	mostBuffered  = 1 << 20 // bytes in out beyond which content waits
+	mostControl   = 1000    // frames in out that answer the peer's: Envoy's outbound_control_flood
+	firstWindow   = 65535
+	largestWindow = math.MaxInt32
+)
+
+func newHTTP2Conn(c net.Conn, r io.Reader, options *http2Options, mostFields, mostSize int, stats *http2Stats) *http2Conn {
+	h := &http2Conn{
+		conn: c, options: options, stats: stats, streams: map[uint32]*http2Stream{},
+		sendWindow: firstWindow, recvWindow: options.connWindow, peerWindow: firstWindow, peerFrame: minFrame,
+		peerStreams: math.MaxInt32, mostFields: mostFields, mostSize: mostSize,
+	}
+	h.framer = http2.NewFramer((*http2Out)(h), r)
+	h.framer.AllowIllegalReads = true // their order is judged here
+	h.framer.SetReuseFrames()
+	h.framer.SetMaxReadFrameSize(minFrame)
+	h.encoder = hpack.NewEncoder(&h.block)
+	h.hpack = hpack.NewDecoder(options.tableSize, h.message.add)
+	h.hpack.SetMaxStringLength(math.MaxInt32)
+	return h
+}
+
+// http2Out takes what the framer writes. The lock is held.
+type http2Out http2Conn
+
+func (o *http2Out) Write(b []byte) (int, error) {
+	o.out = append(o.out, b...)
+	return len(b), nil
+}
+
+// begin sends this end's settings.
+func (h *http2Conn) begin(settings ...http2.Setting) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.framer.WriteSettings(settings...)
+	h.unacked++
+	if more := h.options.connWindow - firstWindow; more > 0 {
+		h.framer.WriteWindowUpdate(0, uint32(more))
+	}
+	h.flush()
+}
+
+// flush writes what waits. One goroutine writes at a time, the others leave it
+// to that one. The lock is held, but not while it writes.
+func (h *http2Conn) flush() {
+	if h.writing {
+		return
+	}
+	h.writing = true
+	for len(h.out) > 0 && h.err == nil {
+		b := h.out
+		h.out, h.control = h.spare[:0], 0
+		h.mu.Unlock()
+		_, err := h.conn.Write(b)
+		h.mu.Lock()
+		if h.spare = b[:0]; cap(b) > 4*bodyBuffer {
+			h.spare = nil
+		}
+		if err != nil {
+			h.end(errHTTP2Closed)
+		}
+		if h.crowded {
+			h.crowded = false
+			for _, s := range h.streams {
+				s.cond.Broadcast()
+			}
+		}
+	}
+	h.writing = false
+}
+
+// flushLater is flush for the goroutine that reads, which must not wait for a
+// peer that does not. The lock is held.
+func (h *http2Conn) flushLater() {
+	if len(h.out) == 0 || h.writing {
+		return
+	}
+	go func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.flush()
+	}()
+}
+
+// end ends every stream. The lock is held.
+func (h *http2Conn) end(err error) {
+	if h.err != nil {
+		return
+	}
+	h.err = err
+	for _, s := range h.streams {
+		s.fail(err)
+	}
+}
+
+// close ends everything at once.
+func (h *http2Conn) close(err error) {
+	h.mu.Lock()
+	h.end(err)
+	h.mu.Unlock()
+	h.conn.Close()
+}
+
+// connectionError ends the connection for what its peer did; what the caller
+// has to say is written, but the connection left open.
+func (h *http2Conn) connectionError(e *http2Error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !e.silent {
+		h.framer.WriteGoAway(h.last, e.code, []byte(e.text))
+	}
+	h.flush()
+	h.end(&http2Error{details: "codec_error:The_user_callback_function_failed"})
+}
+
+// ---- reading
+
+// read reads frames until the connection ends. The error is an *http2Error, or
+// that of the connection.
+func (h *http2Conn) read() error {
+	continued := uint32(0) // the stream whose header section is not complete
+	for {
+		head, err := h.framer.ReadFrameHeader()
+		if err != nil {
+			if errors.Is(err, http2.ErrFrameTooLarge) {
+				return &http2Error{code: http2.ErrCodeFrameSize, text: "too large frame size"}
+			}
+			return err
+		}
+		if e := h.checkHeader(head, continued); e != nil {
+			return e
+		}
+		f, err := h.framer.ReadFrameForHeader(head)
+		if err != nil {
+			if e := malformedFrame(head, err); e != nil {
+				return e
+			}
+			var streamError http2.StreamError
+			if errors.As(err, &streamError) {
+				continue // it concerns priorities, which nobody minds
+			}
+			return err
+		}
+		var e *http2Error
+		switch f := f.(type) {
+		case *http2.HeadersFrame:
+			h.message.begin(f.StreamEnded(), h.checkFor(f.StreamID))
+			continued, e = h.fragment(f.StreamID, f.HeaderBlockFragment(), f.HeadersEnded(), int(f.Length))
+			if continued != 0 {
+				continued = f.StreamID
+			}
+		case *http2.ContinuationFrame:
+			continued, e = h.fragment(f.StreamID, f.HeaderBlockFragment(), f.HeadersEnded(), int(f.Length))
+		case *http2.DataFrame:
+			e = h.data(f)
+		case *http2.SettingsFrame:
+			if e = h.settings(f); e == nil {
+				h.change()
+			}
+		case *http2.WindowUpdateFrame:
+			e = h.windowUpdate(f)
+		case *http2.RSTStreamFrame:
+			e = h.resetFrame(f)
+		case *http2.PingFrame:
+			e = h.ping(f)
+		case *http2.GoAwayFrame:
+			h.mu.Lock()
+			h.goneAway = true
+			for id, s := range h.streams {
+				if id > f.LastStreamID && s.ours {
+					s.fail(&resetError{http2.ErrCodeRefusedStream})
+				}
+			}
+			h.mu.Unlock()
+		case *http2.PushPromiseFrame:
+			e = &http2Error{code: http2.ErrCodeProtocol, silent: true}
+		}
+		if e != nil {
+			return e
+		}
+		h.mu.Lock()
+		closed := h.err
+		h.mu.Unlock()
+		if closed != nil {
+			return closed
+		}
+	}
+}
+
+func (h *http2Conn) change() {
+	if h.onChange != nil {
+		h.onChange()
+	}
+}
+
+// checkHeader judges a frame by its place, before its content.
+func (h *http2Conn) checkHeader(f http2.FrameHeader, continued uint32) *http2Error {
+	switch {
+	case !h.settled && f.Type != http2.FrameSettings:
+		return &http2Error{code: http2.ErrCodeProtocol, text: "SETTINGS expected"}
+	case !h.settled && f.Flags.Has(http2.FlagSettingsAck):
+		return &http2Error{code: http2.ErrCodeProtocol, text: "SETTINGS expected"}
+	case continued != 0 && (f.Type != http2.FrameContinuation || f.StreamID != continued):
+		return &http2Error{code: http2.ErrCodeProtocol, text: "unexpected non-CONTINUATION frame or stream_id is invalid"}
+	case continued == 0 && f.Type == http2.FrameContinuation:
+		return &http2Error{code: http2.ErrCodeProtocol, text: "CONTINUATION: unexpected"}
+	}
+	silent := &http2Error{code: http2.ErrCodeProtocol, silent: true, details: "http2.unknown.nghttp2.error"}
+	switch f.Type {
+	case http2.FrameData:
+		return h.checkData(f)
+	case http2.FrameHeaders, http2.FrameRSTStream, http2.FramePushPromise, http2.FramePriority:
+		if f.StreamID == 0 {
+			return silent
+		}
+	case http2.FrameSettings, http2.FramePing, http2.FrameGoAway:
+		if f.StreamID != 0 {
+			return silent
+		}
+	}
+	return nil
+}
+
+// checkData judges a DATA frame by the state of its stream.
+func (h *http2Conn) checkData(f http2.FrameHeader) *http2Error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if f.StreamID == 0 {
+		return &http2Error{code: http2.ErrCodeProtocol, text: "DATA: stream_id == 0"}
+	}
+	if int64(f.Length) > h.recvWindow {
+		return &http2Error{code: http2.ErrCodeFlowControl}
+	}
+	s := h.streams[f.StreamID]
+	switch {
+	case s == nil && h.idle(f.StreamID):
+		return &http2Error{code: http2.ErrCodeProtocol, text: "DATA: stream in idle"}
+	case s != nil && s.remoteEnd && s.err == nil:
+		return &http2Error{code: http2.ErrCodeStreamClosed, text: "DATA: stream in half-closed(remote)"}
+	}
+	return nil
+}
+
+// idle says that nobody has opened the stream yet. The lock is held.
+func (h *http2Conn) idle(id uint32) bool {
+	if h.next != 0 && id%2 == h.next%2 {
+		return id >= h.next
+	}
+	return id > h.last || id%2 == 0 || h.next != 0
+}
+
+// malformedFrame is what becomes of a frame that the framer does not take.
+func malformedFrame(f http2.FrameHeader, err error) *http2Error {
+	var conn http2.ConnectionError
+	if !errors.As(err, &conn) {
+		if errors.As(err, new(http2.StreamError)) && f.Type == http2.FrameWindowUpdate {
+			return &http2Error{code: http2.ErrCodeProtocol, silent: true, details: "http2.unknown.nghttp2.error"}
+		}
+		return nil
+	}
+	switch code := http2.ErrCode(conn); {
+	case code == http2.ErrCodeFrameSize:
+		return &http2Error{code: code}
+	case f.Type == http2.FrameData:
+		return &http2Error{code: http2.ErrCodeProtocol, text: "DATA: insufficient padding space"}
+	case f.Type == http2.FrameHeaders:
+		return &http2Error{code: http2.ErrCodeProtocol, text: "HEADERS: insufficient padding space"}
+	}
+	return &http2Error{code: http2.ErrCode(conn), silent: true, details: "http2.unknown.nghttp2.error"}
+}
+
+// fragment takes a piece of a header section and, behind the last one, the
+// whole. It returns the stream while there is more to come.
+func (h *http2Conn) fragment(id uint32, b []byte, last bool, size int) (continued uint32, e *http2Error) {
+	h.message.size += size + 9
+	if _, err := h.hpack.Write(b); err != nil {
+		return 0, h.compression(id)
+	}
+	if !last {
+		if h.message.size > 8<<20 { // far beyond any limit: a flood
+			return 0, &http2Error{code: http2.ErrCodeEnhanceYourCalm, silent: true}
+		}
+		return id, nil
+	}
+	if err := h.hpack.Close(); err != nil {
+		return 0, h.compression(id)
+	}
+	return 0, h.section(id, &h.message)
+}
+
+func (h *http2Conn) compression(id uint32) *http2Error {
+	h.last = max(h.last, id)
+	return &http2Error{code: http2.ErrCodeCompression}
+}
+
+// section takes a complete header section.
+func (h *http2Conn) section(id uint32, m *http2Message) *http2Error {
+	h.mu.Lock()
+	s := h.streams[id]
+	if s == nil {
+		idle := h.idle(id)
+		h.mu.Unlock()
+		switch {
+		case !idle: // it crossed a reset, or its stream is over
+			return nil
+		case h.next != 0 || id%2 == 0:
+			return &http2Error{code: http2.ErrCodeProtocol, silent: true}
+		}
+		return h.open(id, m)
+	}
+	defer h.mu.Unlock()
+	if s.err != nil || s.remoteEnd {
+		return nil
+	}
+	s.wireIn += int64(m.size)
+	e := m.whole()
+	if e == nil && m.check.kind == responseSection {
+		s.headBytes += int64(m.size)
+	} else if e == nil {
+		s.trailerBytes += int64(m.size)
+	}
+	switch {
+	case e != nil:
+		return h.messageError(s, e)
+	case m.check.kind == trailerSection:
+		s.trailers = append(s.trailers[:0], m.fields...)
+		h.stats.trailers.Add(1)
+	default:
+		s.heads = append(s.heads, http2Head{fields: append([]field(nil), m.fields...), status: m.check.status, end: m.end})
+		if s.headed = !m.informational(); s.headed {
+			if s.length = m.check.length; s.isHead || m.check.status == "204" || m.check.status == "304" {
+				s.length = 0
+			}
+		}
+	}
+	if m.end {
+		return h.endOf(s)
+	}
+	s.cond.Broadcast()
+	return nil
+}
+
+// checkFor says what a header section on the stream has to be.
+func (h *http2Conn) checkFor(id uint32) messageCheck {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	c := messageCheck{most: h.mostFields, mostSize: h.mostSize, connect: h.options.allowConnect, underscores: h.underscores, stats: h.stats}
+	switch s := h.streams[id]; {
+	case s == nil && h.next == 0:
+		c.kind = requestSection
+	case s == nil || h.next == 0 || s.headed:
+		c.kind = trailerSection
+	default:
+		c.kind, c.isConnect = responseSection, s.isConnect
+	}
+	return c
+}
+
+// open makes a stream that the peer has opened.
+func (h *http2Conn) open(id uint32, m *http2Message) *http2Error {
+	h.mu.Lock()
+	h.last = id
+	s := h.newStream(id)
+	refused := uint32(len(h.streams)) > h.options.maxStreams
+	if m.err == nil {
+		s.headBytes, s.wireIn = int64(m.size), int64(m.size)
+	}
+	s.remoteEnd, s.length = m.end, m.check.length
+	if refused {
+		h.stats.streamsRefused.Add(1)
+		s.reset(http2.ErrCodeRefusedStream)
+		h.flushLater()
+		h.mu.Unlock()
+		return nil
+	}
+	h.mu.Unlock()
+	return h.onOpen(s, m)
+}
+
+// messageError is what a malformed message leads to. The lock is held.
+func (h *http2Conn) messageError(s *http2Stream, e *http2Error) *http2Error {
+	if !e.stream {
+		h.stats.messagingErrors.Add(1)
+		if !h.options.streamErrors {
+			s.fail(e)
+			s.peerReset = true // nothing is said on it any more
+			return e
+		}
+	}
+	s.fail(e)
+	s.resetLater(e.code)
+	return nil
+}
+
+// endOf notes the end of what the peer sends on a stream. The lock is held.
+func (h *http2Conn) endOf(s *http2Stream) *http2Error {
+	if s.length > 0 {
+		e := &http2Error{code: http2.ErrCodeProtocol, stream: true, details: "http2.remote_reset"}
+		return h.messageError(s, e)
+	}
+	s.remoteEnd = true
+	s.cond.Broadcast()
+	s.over()
+	return nil
+}
+
+func (h *http2Conn) data(f *http2.DataFrame) *http2Error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	size := int64(f.Length)
+	h.recvWindow -= size
+	s := h.streams[f.StreamID]
+	if s == nil || s.err != nil {
+		h.giveBack(size)
+		return nil
+	}
+	if size > s.recvWindow {
+		return &http2Error{code: http2.ErrCodeFlowControl}
+	}
+	s.recvWindow -= size
+	data := f.Data()
+	if pad := size - int64(len(data)); pad > 0 {
+		s.giveBack(pad)
+	}
+	if s.length >= 0 {
+		if s.length -= int64(len(data)); s.length < 0 {
+			s.length = 0
+			h.giveBack(int64(len(data)))
+			return h.messageError(s, &http2Error{code: http2.ErrCodeProtocol, stream: true, details: "http2.remote_reset"})
+		}
+	}
+	if h.next != 0 && !s.headed {
+		return h.messageError(s, &http2Error{code: http2.ErrCodeProtocol, stream: true})
+	}
+	s.wireIn += size + 9
+	s.content = append(s.content, data...)
+	if f.StreamEnded() {
+		s.endAlone = len(data) == 0
+		return h.endOf(s)
+	}
+	s.cond.Broadcast()
+	return nil
+}
+
+func (h *http2Conn) settings(f *http2.SettingsFrame) *http2Error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if f.IsAck() {
+		if h.unacked == 0 {
+			return &http2Error{code: http2.ErrCodeProtocol, silent: true}
+		}
+		h.unacked--
+		return nil
+	}
+	var e *http2Error
+	f.ForeachSetting(func(s http2.Setting) error {
+		if s.Valid() != nil || s.ID == settingEnableConnect && s.Val > 1 {
+			e = &http2Error{code: http2.ErrCodeProtocol, silent: true}
+			return io.EOF
+		}
+		switch s.ID {
+		case http2.SettingHeaderTableSize:
+			h.encoder.SetMaxDynamicTableSizeLimit(min(s.Val, 4096))
+			h.encoder.SetMaxDynamicTableSize(min(s.Val, 4096))
+		case http2.SettingMaxConcurrentStreams:
+			h.peerStreams = s.Val
+		case http2.SettingInitialWindowSize:
+			more := int64(s.Val) - h.peerWindow
+			h.peerWindow = int64(s.Val)
+			for _, st := range h.streams {
+				if st.sendWindow += more; st.sendWindow > largestWindow {
+					e = &http2Error{code: http2.ErrCodeFlowControl}
+				}
+				st.cond.Broadcast()
+			}
+		case http2.SettingMaxFrameSize:
+			h.peerFrame = int(s.Val)
+		case settingEnableConnect:
+			h.peerConnect = s.Val == 1
+		}
+		return nil
+	})
+	if e != nil {
+		return e
+	}
+	h.settled = true
+	h.framer.WriteSettingsAck()
+	return h.answered()
+}
+
+// answered counts a frame that answers one of the peer's.
+func (h *http2Conn) answered() *http2Error {
+	if h.control++; h.control > mostControl {
+		h.stats.controlFlood.Add(1)
+		return &http2Error{code: http2.ErrCodeEnhanceYourCalm, silent: true, details: "http2.outbound_control_flood"}
+	}
+	h.flushLater()
+	return nil
+}
+
+// settingEnableConnect is SETTINGS_ENABLE_CONNECT_PROTOCOL (RFC 8441 3).
+const settingEnableConnect = http2.SettingID(0x8)
+
+func (h *http2Conn) windowUpdate(f *http2.WindowUpdateFrame) *http2Error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	e := &http2Error{code: http2.ErrCodeFlowControl, silent: true, details: "http2.unknown.nghttp2.error"}
+	if f.StreamID == 0 {
+		if h.sendWindow += int64(f.Increment); h.sendWindow > largestWindow {
+			return e
+		}
+		for _, s := range h.streams {
+			s.cond.Broadcast()
+		}
+		return nil
+	}
+	s := h.streams[f.StreamID]
+	if s == nil {
+		if h.idle(f.StreamID) {
+			return &http2Error{code: http2.ErrCodeProtocol, silent: true}
+		}
+		return nil
+	}
+	if s.sendWindow += int64(f.Increment); s.sendWindow > largestWindow {
+		s.fail(e)
+		return e
+	}
+	s.cond.Broadcast()
+	return nil
+}
+
+func (h *http2Conn) resetFrame(f *http2.RSTStreamFrame) *http2Error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	s := h.streams[f.StreamID]
+	if s == nil {
+		if h.idle(f.StreamID) {
+			return &http2Error{code: http2.ErrCodeProtocol, silent: true}
+		}
+		return nil
+	}
+	h.stats.resetsReceived.Add(1)
+	s.wireIn += int64(f.Length) + 9
+	s.peerReset = true
+	s.fail(&resetError{f.ErrCode})
+	s.over()
+	return nil
+}
+
+func (h *http2Conn) ping(f *http2.PingFrame) *http2Error {
+	if f.IsAck() {
+		return nil
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.framer.WritePing(true, f.Data)
+	return h.answered()
+}
+
+// giveBack lets the peer send as much again on the connection. The lock is
+// held.
+func (h *http2Conn) giveBack(n int64) {
+	if h.unread += n; h.unread < h.options.connWindow/2 || h.err != nil {
+		return
+	}
+	h.framer.WriteWindowUpdate(0, uint32(h.unread))
+	h.recvWindow += h.unread
+	h.unread = 0
+	h.flushLater()
+}
+
+// goAway says that no streams above last will be served. The lock is held.
+func (h *http2Conn) goAway(last uint32) {
+	h.framer.WriteGoAway(last, http2.ErrCodeNo, nil)
+}
+
+// ---- streams
+
+// http2Stream is one stream. It implements net.Conn: Read gives its content,
+// io.EOF behind END_STREAM, and a *resetError or *http2Error if it broke off;
+// Write sends content and waits for windows. All fields belong to the
+// connection's lock.
+type http2Stream struct {
+	http2  *http2Conn
+	id     uint32
+	ours   bool      // this end opened it
+	cond   sync.Cond // something has come, or may be sent
+	active bool      // is in http2.streams
+
+	content  []byte // not read yet
+	consumed int    // of it
+	heads    []http2Head
+	headed   bool // the final response head has come
+	trailers []field
+	length   int64 // of content to come; negative: any
+
+	isHead, isConnect bool // what it is about
+	endAlone          bool // END_STREAM came without content
+
+	remoteEnd, localEnd bool
+	err                 error
+	peerReset           bool
+	gone                chan struct{} // closed with err
+
+	sendWindow, recvWindow, unread int64
+	readLimit, writeLimit          streamDeadline
+
+	headBytes, trailerBytes, wireIn int64 // received
+	headSent, wireOut               int64
+}
+
+// http2Head is the head of a response.
+type http2Head struct {
+	fields []field
+	status string
+	end    bool
+}
+
+// newStream makes a stream. The lock is held.
+func (h *http2Conn) newStream(id uint32) *http2Stream {
+	s := &http2Stream{http2: h, id: id, length: -1, sendWindow: h.peerWindow, recvWindow: h.options.streamWindow, gone: make(chan struct{}), active: true}
+	s.cond.L = &h.mu
+	s.readLimit.cond, s.writeLimit.cond = &s.cond, &s.cond
+	h.streams[id] = s
+	h.stats.active.Add(1)
+	return s
+}
+
+// fail ends the stream for whoever reads or writes it. The lock is held.
+func (s *http2Stream) fail(err error) {
+	if s.err != nil {
+		return
+	}
+	s.err = err
+	close(s.gone)
+	s.cond.Broadcast()
+}
+
+// over forgets a stream that has ended both ways. The lock is held.
+func (s *http2Stream) over() {
+	if !s.active || !(s.remoteEnd && s.localEnd || s.peerReset) {
+		return
+	}
+	s.active = false
+	h := s.http2
+	delete(h.streams, s.id)
+	h.stats.active.Add(-1)
+}
+
+// reset ends the stream with a RST_STREAM. The lock is held.
+func (s *http2Stream) reset(code http2.ErrCode) {
+	if s.peerReset || !s.active {
+		return
+	}
+	h := s.http2
+	if h.err == nil {
+		h.framer.WriteRSTStream(s.id, code)
+		h.stats.resetsSent.Add(1)
+		s.wireOut += 13
+	}
+	h.giveBack(int64(len(s.content) - s.consumed))
+	s.content, s.consumed = nil, 0
+	s.peerReset = true
+	s.fail(&http2Error{code: code, details: "http2.local_reset"})
+	s.over()
+}
+
+// resetLater is reset for the goroutine that reads. The lock is held.
+func (s *http2Stream) resetLater(code http2.ErrCode) {
+	s.reset(code)
+	s.http2.flushLater()
+}
+
+// Reset ends the stream with a RST_STREAM.
+func (s *http2Stream) Reset(code http2.ErrCode) {
+	s.http2.mu.Lock()
+	defer s.http2.mu.Unlock()
+	s.reset(code)
+	s.http2.flush()
+}
+
+// giveBack lets the peer send as much again. The lock is held.
+func (s *http2Stream) giveBack(n int64) {
+	h := s.http2
+	h.giveBack(n)
+	if s.unread += n; s.unread < h.options.streamWindow/2 || s.remoteEnd || s.err != nil {
+		return
+	}
+	h.framer.WriteWindowUpdate(s.id, uint32(s.unread))
+	s.recvWindow += s.unread
+	s.unread = 0
+	h.flushLater()
+}
+
+// Read implements net.Conn.
+func (s *http2Stream) Read(p []byte) (int, error) {
+	h := s.http2
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for {
+		if s.err != nil {
+			return 0, s.err
+		}
+		if left := s.content[s.consumed:]; len(left) > 0 {
+			n := copy(p, left)
+			if s.consumed += n; s.consumed == len(s.content) {
+				if s.content, s.consumed = s.content[:0], 0; cap(s.content) > 4*bodyBuffer {
+					s.content = nil
+				}
+			}
+			s.giveBack(int64(n))
+			return n, nil
+		}
+		if s.remoteEnd {
+			return 0, io.EOF
+		}
+		if s.readLimit.passed() {
+			return 0, os.ErrDeadlineExceeded
+		}
+		s.cond.Wait()
+	}
+}
+
+// there says what Read would find without waiting: content, or the end.
+func (s *http2Stream) there() (content, end bool) {
+	s.http2.mu.Lock()
+	defer s.http2.mu.Unlock()
+	return s.consumed < len(s.content) && s.err == nil, s.remoteEnd
+}
+
+// broken is why the stream ended before its time, or nil.
+func (s *http2Stream) broken() error {
+	s.http2.mu.Lock()
+	defer s.http2.mu.Unlock()
+	return s.err
+}
+
+// nextHead waits for the head of a response.
+func (s *http2Stream) nextHead() (http2Head, error) {
+	s.http2.mu.Lock()
+	defer s.http2.mu.Unlock()
+	for len(s.heads) == 0 {
+		if s.err != nil {
+			return http2Head{}, s.err
+		}
+		if s.readLimit.passed() {
+			return http2Head{}, os.ErrDeadlineExceeded
+		}
+		s.cond.Wait()
+	}
+	head := s.heads[0]
+	s.heads = s.heads[1:]
+	return head, nil
+}
+
+// Write implements net.Conn.
+func (s *http2Stream) Write(p []byte) (int, error) {
+	return s.send(p, false, nil)
+}
+
+// send sends content and, if it is the last, END_STREAM or trailers.
+func (s *http2Stream) send(p []byte, end bool, trailers *Headers) (int, error) {
+	h := s.http2
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	sent, flushed := 0, false
+	for len(p) > 0 {
+		if err := s.writable(); err != nil {
+			return sent, err
+		}
+		n := int(min(int64(len(p)), s.sendWindow, h.sendWindow, int64(h.peerFrame)))
+		if n <= 0 || len(h.out) > mostBuffered {
+			switch {
+			case !flushed: // meanwhile more may be allowed
+				h.flush()
+				flushed = true
+			case s.writeLimit.passed():
+				return sent, os.ErrDeadlineExceeded
+			default:
+				h.crowded = h.crowded || n > 0
+				s.cond.Wait()
+				flushed = false
+			}
+			continue
+		}
+		last := end && n == len(p) && (trailers == nil || trailers.Len() == 0)
+		h.framer.WriteData(s.id, last, p[:n])
+		s.wireOut += int64(n) + 9
+		s.sendWindow -= int64(n)
+		h.sendWindow -= int64(n)
+		if p = p[n:]; last {
+			s.localEnd = true
+		}
+		sent += n
+	}
+	if err := s.writable(); err != nil && !s.localEnd {
+		return sent, err
+	}
+	if end && !s.localEnd {
+		if trailers != nil && trailers.Len() > 0 {
+			s.headers(true, func(add func(name, value string)) {
+				for _, f := range trailers.fields {
+					add(f.name, f.value)
+				}
+			})
+		} else {
+			h.framer.WriteData(s.id, true, nil)
+			s.wireOut += 9
+			s.localEnd = true
+		}
+	}
+	s.over()
+	h.flush()
+	return sent, nil
+}
+
+// writable says why nothing more can be sent. The lock is held.
+func (s *http2Stream) writable() error {
+	switch {
+	case s.err != nil:
+		return s.err
+	case s.localEnd:
+		return io.ErrClosedPipe
+	case s.http2.err != nil:
+		return s.http2.err
+	}
+	return nil
+}
+
+// writeHeaders sends a header section, which each produces field by field. It
+// waits in the connection for more to come, unless it is the end.
+func (s *http2Stream) writeHeaders(end bool, each func(add func(name, value string))) error {
+	h := s.http2
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if err := s.writable(); err != nil {
+		return err
+	}
+	s.headers(end, each)
+	if end {
+		s.over()
+		h.flush()
+	}
+	return nil
+}
+
+// headers is writeHeaders with the lock held.
+func (s *http2Stream) headers(end bool, each func(add func(name, value string))) {
+	h := s.http2
+	h.block.Reset()
+	each(h.encodeField)
+	b := h.block.Bytes()
+	n := min(len(b), h.peerFrame)
+	h.framer.WriteHeaders(http2.HeadersFrameParam{StreamID: s.id, BlockFragment: b[:n], EndStream: end, EndHeaders: n == len(b)})
+	size := n + 9
+	for b = b[n:]; len(b) > 0; b = b[n:] {
+		n = min(len(b), h.peerFrame)
+		h.framer.WriteContinuation(s.id, n == len(b), b[:n])
+		size += n + 9
+	}
+	s.headSent += int64(size)
+	s.wireOut += int64(size)
+	s.localEnd = s.localEnd || end
+}
+
+// encodeField adds a field to the block. Which ones do not go into the
+// compressor's table is nghttp2's choice.
+func (h *http2Conn) encodeField(name, value string) {
+	f := hpack.HeaderField{Name: name, Value: value}
+	never := name == "authorization" || name == "cookie" && len(value) < 20
+	switch name {
+	case ":path", "age", "content-length", "etag", "if-modified-since", "if-none-match", "location", "set-cookie":
+		f.Sensitive = true
+	default:
+		f.Sensitive = never || f.Size() > 4096*3/4
+	}
+	start := h.block.Len()
+	h.encoder.WriteField(f)
+	if f.Sensitive && !never {
+		clearNeverIndexed(h.block.Bytes()[start:])
+	}
+}
+
+// clearNeverIndexed makes a literal that is never indexed one that is not
+// indexed here (RFC 7541 6.2). A change of the table's size may stand before.
+func clearNeverIndexed(b []byte) {
+	for len(b) > 0 && b[0]&0xe0 == 0x20 {
+		n := 1
+		if b[0]&0x1f == 0x1f {
+			for n < len(b) && b[n]&0x80 != 0 {
+				n++
+			}
+			n++
+		}
+		b = b[min(n, len(b)):]
+	}
+	if len(b) > 0 && b[0]&0xf0 == 0x10 {
+		b[0] &^= 0x10
+	}
+}
+
+// flush writes what waits in the connection.
+func (s *http2Stream) flush() {
+	s.http2.mu.Lock()
+	defer s.http2.mu.Unlock()
+	s.http2.flush()
+}
+
+// Close implements net.Conn: a stream that has not ended is reset.
+func (s *http2Stream) Close() error {
+	s.Reset(http2.ErrCodeCancel)
+	return nil
+}
+
+func (s *http2Stream) LocalAddr() net.Addr  { return s.http2.conn.LocalAddr() }
+func (s *http2Stream) RemoteAddr() net.Addr { return s.http2.conn.RemoteAddr() }
+
+// SetDeadline implements net.Conn.
+func (s *http2Stream) SetDeadline(t time.Time) error {
+	s.http2.mu.Lock()
+	defer s.http2.mu.Unlock()
+	s.readLimit.set(t)
+	s.writeLimit.set(t)
+	return nil
+}
+
+// SetReadDeadline implements net.Conn.
+func (s *http2Stream) SetReadDeadline(t time.Time) error {
+	s.http2.mu.Lock()
+	defer s.http2.mu.Unlock()
+	s.readLimit.set(t)
+	return nil
+}
+
+// SetWriteDeadline implements net.Conn.
+func (s *http2Stream) SetWriteDeadline(t time.Time) error {
+	s.http2.mu.Lock()
+	defer s.http2.mu.Unlock()
+	s.writeLimit.set(t)
+	return nil
+}
+
+// streamDeadline wakes who waits for a stream when a time has come.
+type streamDeadline struct {
+	at    time.Time
+	cond  *sync.Cond
+	timer *time.Timer
+}
+
+func (d *streamDeadline) passed() bool { return !d.at.IsZero() && !time.Now().Before(d.at) }
+
+// set changes the deadline; zero is none. The lock is held.
+func (d *streamDeadline) set(t time.Time) {
+	if d.at = t; d.timer != nil {
+		d.timer.Stop()
+	}
+	if t.IsZero() {
+		return
+	}
+	wait := time.Until(t)
+	if wait <= 0 {
+		d.cond.Broadcast()
+		return
+	}
+	if d.timer == nil {
+		d.timer = time.AfterFunc(wait, func() {
+			d.cond.L.Lock()
+			defer d.cond.L.Unlock()
+			d.cond.Broadcast()
+		})
+		return
+	}
+	d.timer.Reset(wait)
+}

@@ -1,0 +1,539 @@
+package proxy
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"io"
+	"math"
+	"time"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	"golang.org/x/net/http2"
+)
+
+// This file is HTTP/2 with clients. The connection has a goroutine that reads
+// frames; each stream has one of its own, and a connection of its own as far as
+// the rest of the data plane knows.
+
+// speaksHTTP2 says by what has come first whether this is HTTP/2. Like Envoy
+// it does not wait for more.
+func (c *connection) speaksHTTP2() bool {
+	switch c.hcm.codecType {
+	case hcmv3.HttpConnectionManager_HTTP1:
+		return false
+	case hcmv3.HttpConnectionManager_HTTP2:
+		return true
+	}
+	if c.alpn != "" {
+		return c.alpn == "h2"
+	}
+	return bytes.HasPrefix(c.in.buffered(), []byte("PRI * HTTP/2"))
+}
+
+// http2Server is the connection as its streams see it.
+type http2Server struct {
+	*http2Conn
+	client   *connection
+	drain    *time.Timer // from the first GOAWAY to the last; nil: it is not drained
+	idle     *time.Timer
+	life     *time.Timer
+	lingered bool
+	byPeer   bool
+}
+
+// serveHTTP2 serves the connection until it ends, and says whether the client
+// has ended it.
+func (c *connection) serveHTTP2() (byPeer bool) {
+	m := c.hcm
+	m.stats.http2Connections.Add(1)
+	m.stats.http2Active.Add(1)
+	defer m.stats.http2Active.Add(-1)
+	c.SetReadDeadline(time.Time{})
+	r := bufio.NewReaderSize(io.MultiReader(bytes.NewReader(c.in.buffered()), c.Conn), bodyBuffer)
+	h := &http2Server{client: c}
+	h.http2Conn = newHTTP2Conn(c.Conn, r, &m.http2, m.maxHeaders, m.maxHeadBytes, &c.server.http2Stats)
+	h.underscores = m.underscores
+	h.onOpen = h.serveStream
+	defer h.close(errHTTP2Closed)
+	settings := []http2.Setting{{ID: http2.SettingHeaderTableSize, Val: m.http2.tableSize}}
+	if m.http2.allowConnect {
+		settings = append(settings, http2.Setting{ID: settingEnableConnect, Val: 1})
+	}
+	h.begin(append(settings,
+		http2.Setting{ID: http2.SettingMaxConcurrentStreams, Val: m.http2.maxStreams},
+		http2.Setting{ID: http2.SettingInitialWindowSize, Val: uint32(m.http2.streamWindow)})...)
+	h.limitLife()
+	defer h.unlimitLife()
+	err := preface(r)
+	if err == nil {
+		err = h.read()
+	}
+	var e *http2Error
+	if errors.As(err, &e) {
+		m.stats.protocolErrors.Add(1)
+		h.connectionError(e)
+		return h.linger()
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return !h.lingered || h.byPeer
+}
+
+// preface reads the preface of a client (RFC 9113 3.4), each byte of which has
+// to be right.
+func preface(r *bufio.Reader) error {
+	for i := range len(http2.ClientPreface) {
+		b, err := r.ReadByte()
+		if err != nil {
+			return err
+		}
+		if b != http2.ClientPreface[i] {
+			return &http2Error{silent: true}
+		}
+	}
+	return nil
+}
+
+// linger waits for the client to close, after the last word.
+func (h *http2Server) linger() (byPeer bool) {
+	m := h.client.hcm
+	if m.delayedClose <= 0 {
+		return false
+	}
+	if awaitPeerClose(h.client.Conn, m.delayedClose) {
+		return true
+	}
+	m.stats.delayedCloses.Add(1)
+	return false
+}
+
+// serveStream serves a stream that the client has opened.
+func (h *http2Server) serveStream(st *http2Stream, m *http2Message) *http2Error {
+	message := http2Message{fields: append([]field(nil), m.fields...), end: m.end, check: m.check}
+	refused := m.whole()
+	if refused != nil {
+		st.headBytes, st.wireIn = 0, 0
+		h.mu.Lock()
+		h.messageError(st, refused)
+		h.mu.Unlock()
+	}
+	c := h.connectionOf(st)
+	if c == nil {
+		return nil
+	}
+	h.stopIdle()
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		c.stream.serveHTTP2(&message, refused)
+		h.client.server.forget(c)
+		h.streamEnded()
+	}()
+	if refused != nil && !refused.stream && !h.options.streamErrors {
+		<-served
+		return refused
+	}
+	return nil
+}
+
+// connectionOf is the connection that a stream is to its users.
+func (h *http2Server) connectionOf(st *http2Stream) *connection {
+	c := h.client
+	s := c.server
+	s.conns.mu.Lock()
+	defer s.conns.mu.Unlock()
+	if s.conns.open == nil {
+		return nil
+	}
+	sub := &connection{
+		Conn: st, server: s, hcm: c.hcm, id: c.id, worker: c.worker, remote: c.remote, local: c.local,
+		remoteIP: c.remoteIP, loopback: c.loopback, http2: st, server2: h, alpn: c.alpn,
+	}
+	sub.in.conn = st
+	sub.stream.conn, sub.stream.hcm = sub, c.hcm
+	s.conns.open[sub] = struct{}{}
+	s.conns.wg.Add(1)
+	return sub
+}
+
+// serveHTTP2 handles one request; refused is what is wrong with its head.
+func (s *stream) serveHTTP2(m *http2Message, refused *http2Error) {
+	s.begin()
+	defer s.end()
+	if refused != nil {
+		s.left()
+		return
+	}
+	st := s.conn.http2
+	s.http11, s.head = true, m.check.isHead
+	s.body.reset(&s.conn.in, bodyStream, 0)
+	s.body.trailers = &s.requestTrailers
+	s.body.done = m.end
+	s.decodeFields(m)
+	s.answer(s.decodeManager())
+	st.done(s.broken)
+}
+
+// decodeFields makes the request's head of a header section: cookies become one
+// field, and an extended CONNECT the upgrade that it would be in HTTP/1.1.
+func (s *stream) decodeFields(m *http2Message) {
+	h := &s.request
+	cookies, protocol := "", ""
+	for _, f := range m.fields {
+		switch {
+		case f.name == "cookie":
+			if cookies != "" {
+				cookies += "; "
+			}
+			cookies += f.value
+		case f.name == ":protocol":
+			protocol = f.value
+		case f.name == "host":
+			if !m.check.hasAuthority {
+				h.insert(":authority", f.value)
+			}
+		default:
+			h.Add(f.name, f.value)
+		}
+	}
+	if cookies != "" {
+		h.insert("cookie", cookies)
+	}
+	if m.check.hasProtocol {
+		h.set(":method", "GET")
+		h.Add("upgrade", protocol)
+		h.Add("connection", "upgrade")
+		s.upgrade = true
+	}
+}
+
+// writeFields sends the response head on an HTTP/2 stream. A 101 becomes the
+// 200 of an extended CONNECT.
+func (s *stream) writeFields(endStream bool) {
+	h, st := &s.response, s.conn.http2
+	upgrade := isUpgrade(h)
+	st.writeHeaders(endStream, func(add func(name, value string)) {
+		for _, f := range h.fields {
+			if upgrade {
+				switch {
+				case f.name == ":status" && f.value == "101":
+					add(":status", "200")
+					continue
+				case f.name == "connection", f.name == "upgrade", f.name == "content-length" && f.value == "0":
+					continue
+				}
+			}
+			add(f.name, f.value)
+		}
+	})
+}
+
+// flushStream is flush for an HTTP/2 stream.
+func (c *connection) flushStream() error {
+	err := c.http2.sendAll(c.out, c.ends, c.joined, &c.stream.responseTrailers)
+	c.ends = false
+	c.flushed += int64(len(c.out))
+	if cap(c.out) > 4*bodyBuffer {
+		c.out = nil
+	}
+	c.out = c.out[:0]
+	return err
+}
+
+// sendAll sends content and perhaps the end, in a frame of its own unless they
+// are joined.
+func (s *http2Stream) sendAll(p []byte, end, joined bool, trailers *Headers) error {
+	if end && !joined && len(p) > 0 {
+		if _, err := s.send(p, false, nil); err != nil {
+			return err
+		}
+		p = nil
+	}
+	_, err := s.send(p, end, trailers)
+	return err
+}
+
+// joined says whether the end of the content came together with the last of it.
+// The codec of HTTP/1.1 gives it as a piece of its own.
+func (b *bodyReader) joined() bool {
+	st, ok := b.in.conn.(*http2Stream)
+	return ok && !st.endAlone
+}
+
+// endContent ends the response. What is left of it waits to be flushed.
+func (s *stream) endContent(chunked, joined bool) {
+	switch c := s.conn; {
+	case c.http2 != nil:
+		c.ends, c.joined = true, joined
+	case chunked:
+		before := len(c.out)
+		c.out = s.hcm.codec.appendEnd(c.out, &s.responseTrailers)
+		s.meter.trailersSent = int64(len(c.out) - before - len("0\r\n\r\n"))
+	}
+}
+
+// sendContinue answers Expect.
+func (s *stream) sendContinue() {
+	c := s.conn
+	switch {
+	case c.http2 != nil:
+	case s.http11:
+		c.write([]byte("HTTP/1.1 100 Continue\r\n\r\n"))
+		return
+	default:
+		c.write([]byte("HTTP/1.0 100 Continue\r\n\r\n"))
+		return
+	}
+	c.http2.writeHeaders(false, func(add func(name, value string)) { add(":status", "100") })
+	c.http2.flush()
+}
+
+// look is peeker's, or says whether the stream has ended before its time.
+func (c *connection) look() peeked {
+	if c.http2 == nil {
+		return c.peeker.look()
+	}
+	if c.http2.broken() != nil {
+		return ended
+	}
+	return nothing
+}
+
+func (c *connection) protocol() string {
+	if c.http2 != nil {
+		return "HTTP/2"
+	}
+	return "HTTP/1.1"
+}
+
+// takeStream is take for the content of an HTTP/2 stream.
+func (b *bodyReader) takeStream() ([]byte, error) {
+	buf := b.in.buffered()
+	if len(buf) == 0 && !b.done {
+		st := b.in.conn.(*http2Stream)
+		content, end := st.there()
+		switch {
+		case content:
+			if err := b.in.fill(bodyBuffer); err != nil {
+				return nil, nil // the next read sees it too
+			}
+			buf = b.in.buffered()
+		case end:
+			b.done = true
+			if b.trailers != nil {
+				for _, f := range st.trailers {
+					b.trailers.insert(f.name, f.value)
+				}
+			}
+		}
+	}
+	b.in.discard(len(buf))
+	return buf, nil
+}
+
+// done ends the stream for good: what has not been said by now never will be.
+func (s *http2Stream) done(broken bool) {
+	s.http2.mu.Lock()
+	defer s.http2.mu.Unlock()
+	switch {
+	case s.localEnd && s.remoteEnd:
+	case s.localEnd && !broken:
+		s.reset(http2.ErrCodeNo)
+	default:
+		s.reset(http2.ErrCodeInternal)
+	}
+	s.http2.flush()
+}
+
+// whyGone is what the log says of a stream whose client is gone.
+func (c *connection) whyGone() (details, flags string) {
+	if c.http2 != nil {
+		err := c.http2.broken()
+		var e *http2Error
+		switch {
+		case errors.As(err, new(*resetError)):
+			return "http2.remote_reset", "DR"
+		case errors.As(err, &e) && e.code == http2.ErrCodeInternal:
+			return e.details, "DR"
+		case errors.As(err, &e):
+			return e.details, "DPE"
+		}
+	}
+	return "downstream_remote_disconnect", "DC"
+}
+
+// ---- the end of a connection
+
+// drainAfterUpgrade ends a connection on which an upgrade was refused.
+func (c *connection) drainAfterUpgrade() {
+	if c.server2 != nil {
+		c.server2.startDrain()
+	}
+}
+
+// limitLife starts the timers of the connection.
+func (h *http2Server) limitLife() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if most := h.client.hcm.maxLife; most > 0 {
+		h.life = time.AfterFunc(most, func() {
+			h.client.hcm.stats.longConnections.Add(1)
+			h.startDrain()
+		})
+	}
+	h.startIdle()
+}
+
+func (h *http2Server) unlimitLife() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, t := range []*time.Timer{h.life, h.idle, h.drain} {
+		if t != nil {
+			t.Stop()
+		}
+	}
+}
+
+// startIdle starts the idle timeout. The lock is held.
+func (h *http2Server) startIdle() {
+	most := h.client.hcm.idleTimeout
+	if most <= 0 || h.err != nil {
+		return
+	}
+	if h.idle == nil {
+		h.idle = time.AfterFunc(most, func() {
+			h.client.hcm.stats.idleTimeouts.Add(1)
+			h.startDrain()
+		})
+		return
+	}
+	h.idle.Reset(most)
+}
+
+func (h *http2Server) stopIdle() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.idle != nil {
+		h.idle.Stop()
+	}
+}
+
+// startDrain tells the client that the connection will be closed: no new
+// streams, please, and after drain_timeout none are served.
+func (h *http2Server) startDrain() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.drain != nil || h.err != nil {
+		return
+	}
+	h.goAway(math.MaxInt32)
+	h.drain = time.AfterFunc(h.client.hcm.drainTimeout, h.finishDrain)
+	h.flushLater()
+}
+
+func (h *http2Server) finishDrain() {
+	h.mu.Lock()
+	if h.err != nil {
+		h.mu.Unlock()
+		return
+	}
+	h.goAway(h.last)
+	h.saidGoAway = true
+	h.flush()
+	idle := len(h.streams) == 0
+	h.mu.Unlock()
+	if idle {
+		h.closeIdle()
+	}
+}
+
+// streamEnded looks after a stream's end whether the connection is idle now.
+func (h *http2Server) streamEnded() {
+	h.mu.Lock()
+	idle := len(h.streams) == 0
+	closing := idle && h.saidGoAway
+	if idle && h.drain == nil {
+		h.startIdle()
+	}
+	h.mu.Unlock()
+	if closing {
+		h.closeIdle()
+	}
+}
+
+// closeIdle closes a connection that has said its last GOAWAY.
+func (h *http2Server) closeIdle() {
+	h.mu.Lock()
+	if h.lingered {
+		h.mu.Unlock()
+		return
+	}
+	h.lingered = true
+	h.mu.Unlock()
+	go func() {
+		byPeer := h.linger()
+		h.mu.Lock()
+		h.byPeer = byPeer
+		h.mu.Unlock()
+		h.close(errHTTP2Closed)
+	}()
+}
+
+// ---- from the configuration
+
+// http2Options reads Http2ProtocolOptions; its defaults are Envoy 1.40's.
+func newHTTP2Options(c *corev3.Http2ProtocolOptions) http2Options {
+	o := http2Options{maxStreams: 1024, streamWindow: 16 << 20, connWindow: 24 << 20, tableSize: 4096, allowConnect: c.GetAllowConnect()}
+	if v := c.GetMaxConcurrentStreams(); v != nil {
+		o.maxStreams = v.GetValue()
+	}
+	if v := c.GetInitialStreamWindowSize(); v != nil {
+		o.streamWindow = int64(v.GetValue())
+	}
+	if v := c.GetInitialConnectionWindowSize(); v != nil {
+		o.connWindow = int64(v.GetValue())
+	}
+	if v := c.GetHpackTableSize(); v != nil {
+		o.tableSize = v.GetValue()
+	}
+	if v := c.GetOverrideStreamErrorOnInvalidHttpMessage(); v != nil {
+		o.streamErrors = v.GetValue()
+	}
+	return o
+}
+
+// http2Stats are the counters of HTTP/2, by Envoy's names.
+type http2Stats struct {
+	active, trailers, messagingErrors, resetsReceived, resetsSent *Stat
+	streamsRefused, controlFlood, overflow, tooLarge              *Stat
+	underscoresDropped, underscoresRejected, connections          *Stat
+}
+
+func newHTTP2Stats(stats *Stats, prefix string, client bool) http2Stats {
+	prefix += "http2."
+	for _, name := range []string{
+		"cookies_total_bytes_too_large", "deferred_stream_close", "goaway_sent", "headers_cb_no_stream",
+		"inbound_empty_frames_flood", "inbound_priority_frames_flood", "inbound_window_update_frames_flood", "keepalive_timeout",
+		"metadata_empty_frames", "nghttp2_downstream_connections", "nghttp2_upstream_connections", "oghttp2_downstream_connections",
+		"oghttp2_upstream_connections", "outbound_control_frames_active", "outbound_flood", "outbound_frames_active", "pending_send_bytes",
+		"tx_flush_timeout",
+	} {
+		stats.Stat(prefix + name)
+	}
+	side := "downstream"
+	if client {
+		side = "upstream"
+	}
+	return http2Stats{
+		active: stats.Stat(prefix + "streams_active"), trailers: stats.Stat(prefix + "trailers"),
+		messagingErrors: stats.Stat(prefix + "rx_messaging_error"), resetsReceived: stats.Stat(prefix + "rx_reset"),
+		resetsSent: stats.Stat(prefix + "tx_reset"), streamsRefused: stats.Stat(prefix + "stream_refused_errors"),
+		controlFlood: stats.Stat(prefix + "outbound_control_flood"), overflow: stats.Stat(prefix + "header_overflow"),
+		tooLarge:            stats.Stat(prefix + "header_list_size_too_large"),
+		underscoresDropped:  stats.Stat(prefix + "dropped_headers_with_underscores"),
+		underscoresRejected: stats.Stat(prefix + "requests_rejected_with_underscores_in_headers"),
+		connections:         stats.Stat(prefix + "nghttp2_" + side + "_connections"),
+	}
+}

@@ -1,0 +1,361 @@
+package proxy
+
+import (
+	"bufio"
+	"errors"
+	"strconv"
+	"strings"
+	"time"
+
+	upstreamhttpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
+	"golang.org/x/net/http2"
+)
+
+// This file is HTTP/2 with upstreams: a request has a stream, and the streams
+// share the connections of their pool.
+
+// head writes the head of the stream's request.
+func (u *upstreamConn) head(s *stream) {
+	if u.http2 == nil {
+		u.out = u.host.cluster.codec.appendRequest(u.out[:0], &s.request, s.chunked, s.zeroLength)
+		return
+	}
+	u.out, u.ends = u.out[:0], false
+	u.sendFields(s, s.decoding.end && len(s.ahead) == 0 && len(s.retained) == 0 && s.requestTrailers.Len() == 0 && !s.upgrade)
+}
+
+// sendFields sends the head on an HTTP/2 stream. An upgrade becomes an extended
+// CONNECT (RFC 8441 4).
+func (u *upstreamConn) sendFields(s *stream, end bool) {
+	h := &s.request
+	upgrade := isUpgrade(h)
+	u.http2.isHead, u.http2.isConnect = s.head, h.value(":method") == "CONNECT" && !upgrade
+	err := u.http2.writeHeaders(end, func(add func(name, value string)) {
+		for _, f := range h.fields {
+			switch {
+			case upgrade && f.name == ":method":
+				add(":method", "CONNECT")
+				continue
+			case upgrade && (f.name == "upgrade" || f.name == "connection" || f.name == "sec-websocket-key"):
+				continue
+			case f.name == "host", f.name == "keep-alive", f.name == "proxy-connection", f.name == "transfer-encoding", f.name == "connection", f.name == "upgrade":
+				continue
+			}
+			add(f.name, f.value)
+		}
+		if upgrade {
+			add(":protocol", h.value("upgrade"))
+		}
+	})
+	u.headed = err == nil && end
+}
+
+// end ends the request. What is left of it waits to be flushed.
+func (u *upstreamConn) end(s *stream) {
+	switch {
+	case u.http2 != nil:
+		u.ends, u.joined, u.trailers = !u.headed, s.body.joined(), &s.requestTrailers
+	case s.chunked:
+		u.out = u.host.cluster.codec.appendEnd(u.out, &s.requestTrailers)
+	}
+}
+
+// flush sends what waits.
+func (u *upstreamConn) flush() error {
+	if u.http2 == nil {
+		_, err := u.Write(u.out)
+		return err
+	}
+	if u.headed {
+		return nil
+	}
+	return u.http2.sendAll(u.out, u.ends, u.joined, u.trailers)
+}
+
+// readResponseFields waits for the head of a response on an HTTP/2 stream.
+func (s *stream) readResponseFields(up *upstreamConn) (status int, http11 bool, err error) {
+	for {
+		head, err := up.http2.nextHead()
+		if err != nil {
+			return 0, false, err
+		}
+		h := &s.response
+		h.reset(responseInline)
+		status, _ = strconv.Atoi(head.status)
+		for _, f := range head.fields {
+			h.Add(f.name, f.value)
+		}
+		if isUpgrade(&s.request) && s.upgrade && status == 200 {
+			// What an extended CONNECT calls success is a 101 elsewhere.
+			status = 101
+			h.set(":status", "101")
+			h.Add("upgrade", s.request.value("upgrade"))
+			h.Add("connection", "upgrade")
+			h.remove("content-length")
+		}
+		if status >= 200 || status == 101 {
+			return status, true, nil
+		}
+		s.informational(up.host.cluster, status)
+	}
+}
+
+// responseContent is responseBody for an HTTP/2 stream.
+func (s *stream) responseContent(b *bodyReader, in *input, st *http2Stream) {
+	b.reset(in, bodyStream, 0)
+	b.trailers = &s.responseTrailers
+	if content, end := st.there(); end && !content && len(st.trailers) == 0 {
+		b.done = true
+	}
+}
+
+// resetReason is Envoy's word for a stream that its upstream has reset.
+func resetReason(err error) string {
+	var reset *resetError
+	if errors.As(err, &reset) && reset.code == http2.ErrCodeRefusedStream {
+		return "remote refused stream reset"
+	}
+	return "remote reset"
+}
+
+// resetDetails is what the log says of a response that broke off.
+func resetDetails(err error) (details, flags string) {
+	reason, flags := "protocol_error", "UPE"
+	switch {
+	case errors.Is(err, errHTTP2Reset):
+		reason, flags = strings.ReplaceAll(resetReason(err), " ", "_"), "UR"
+	case errors.Is(err, errHTTP2Closed):
+		reason, flags = "connection_termination", "UC"
+	}
+	return "upstream_reset_after_response_started{" + reason + "}", flags
+}
+
+// upstreamProtocol is how a cluster's protocol is chosen.
+type upstreamProtocol int
+
+const (
+	upstreamHTTP1 upstreamProtocol = iota
+	upstreamHTTP2
+)
+
+// speaksHTTP2 says whether a new connection speaks HTTP/2.
+func (c *cluster) speaksHTTP2(*upstreamConn) bool { return c.protocol == upstreamHTTP2 }
+
+// sharers is how many requests one new connection will serve at a time, for all
+// that is known.
+func (p *pool) sharers() int {
+	if c := p.host.cluster; c.protocol == upstreamHTTP2 {
+		n := int(c.http2.maxStreams)
+		if c.maxUses > 0 {
+			n = min(n, c.maxUses)
+		}
+		return n
+	}
+	return 1
+}
+
+func (b *builder) upstreamProtocol(path string, cl *cluster, c *upstreamhttpv3.HttpProtocolOptions) error {
+	if e := c.GetExplicitHttpConfig(); e.GetHttp2ProtocolOptions() != nil {
+		cl.protocol = upstreamHTTP2
+		cl.http2 = newHTTP2Options(e.GetHttp2ProtocolOptions())
+		cl.http2Stats = newHTTP2Stats(&b.server.Stats, "cluster."+cl.statName+".", true)
+	}
+	return nil
+}
+
+// http2Client is a connection to an upstream that many requests share.
+type http2Client struct {
+	*http2Conn
+	pool   *pool
+	uses   int // requests so far
+	active int // requests now
+	idle   *time.Timer
+	closed bool
+}
+
+// newHTTP2Client begins to speak HTTP/2 on a connection. The pool's lock is
+// held.
+func (p *pool) newHTTP2Client(up *upstreamConn) *http2Client {
+	c := p.host.cluster
+	h := &http2Client{pool: p}
+	h.http2Conn = newHTTP2Conn(up.Conn, bufio.NewReaderSize(up.Conn, bodyBuffer), &c.http2, c.maxResponseFields, c.maxResponseHead, &c.http2Stats)
+	h.next = 1
+	h.onChange = h.changed
+	h.out = append(h.out, http2.ClientPreface...)
+	o := h.options
+	h.begin(http2.Setting{ID: http2.SettingHeaderTableSize, Val: o.tableSize}, http2.Setting{ID: http2.SettingEnablePush},
+		http2.Setting{ID: http2.SettingMaxConcurrentStreams, Val: o.maxStreams}, http2.Setting{ID: http2.SettingInitialWindowSize, Val: uint32(o.streamWindow)})
+	if c.idleTimeout > 0 {
+		h.idle = time.AfterFunc(c.idleTimeout, h.expire)
+	}
+	go h.serve()
+	return h
+}
+
+func (h *http2Client) serve() {
+	err := h.read()
+	p, stats := h.pool, h.pool.host.cluster.stats
+	how := resetByPeer
+	if e, ok := err.(*http2Error); ok {
+		how = resetHere
+		stats.cxProtocolError.Add(1)
+		h.connectionError(e)
+	}
+	h.close(errHTTP2Closed)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	h.forget(how)
+}
+
+// changed looks what the upstream's word means for requests that wait, and
+// closes a connection that is of no more use.
+func (h *http2Client) changed() {
+	p := h.pool
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	h.mu.Lock()
+	over := h.goneAway
+	h.mu.Unlock()
+	switch {
+	case over && h.active == 0 && !h.closed:
+		h.shut()
+	case over:
+		p.connect()
+	}
+	p.serveWaiting()
+}
+
+// forget takes the connection out of its pool. The pool's lock is held.
+func (h *http2Client) forget(how ending) {
+	if h.closed {
+		return
+	}
+	h.closed = true
+	p := h.pool
+	for i, c := range p.clients {
+		if c == h {
+			p.clients = append(p.clients[:i], p.clients[i+1:]...)
+			break
+		}
+	}
+	if h.idle != nil {
+		h.idle.Stop()
+	}
+	p.forget()
+	p.host.cluster.stats.destroyed(how, h.active > 0)
+	p.connect()
+}
+
+// expire closes a connection that nobody has used for the idle timeout.
+func (h *http2Client) expire() {
+	p := h.pool
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if h.active > 0 || h.closed {
+		return
+	}
+	p.host.cluster.stats.cxIdleTimeout.Add(1)
+	h.shut()
+}
+
+// shut closes the connection from here. The pool's lock is held.
+func (h *http2Client) shut() {
+	h.forget(answered)
+	go h.close(errHTTP2Closed)
+}
+
+// capacity is how many more requests the connection takes. The pool's lock is
+// held.
+func (h *http2Client) capacity() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	most := h.pool.host.cluster.maxUses
+	if h.goneAway || h.err != nil || h.closed || most > 0 && h.uses >= most || h.next > 1<<30 {
+		return 0
+	}
+	n := int(min(h.peerStreams, h.options.maxStreams)) - h.active
+	if most > 0 {
+		n = min(n, most-h.uses)
+	}
+	return max(n, 0)
+}
+
+// open makes a stream for a request. The pool's lock is held.
+func (h *http2Client) open() *upstreamConn {
+	h.uses++
+	h.active++
+	if h.idle != nil {
+		h.idle.Stop()
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	st := h.newStream(h.next)
+	st.ours = true
+	h.next += 2
+	up := &upstreamConn{Conn: st, pool: h.pool, host: h.pool.host, http2: st, client: h}
+	up.in.conn = st
+	return up
+}
+
+// idleClient is a connection that has room for a request, or nil. The lock is
+// held.
+func (p *pool) idleClient() *http2Client {
+	for _, h := range p.clients {
+		if h.capacity() > 0 {
+			return h
+		}
+	}
+	return nil
+}
+
+// finishStream ends a request on its stream.
+func (u *upstreamConn) finishStream(how ending) {
+	u.http2.done(false)
+	h, p := u.client, u.pool
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	h.active--
+	h.mu.Lock()
+	over := h.goneAway || p.host.cluster.maxUses > 0 && h.uses >= p.host.cluster.maxUses || p.closed
+	h.mu.Unlock()
+	switch {
+	case h.closed:
+	case h.active == 0 && over:
+		h.shut()
+	case h.active == 0 && h.idle != nil:
+		h.idle.Reset(p.host.cluster.idleTimeout)
+	}
+	p.serveWaiting()
+}
+
+// serveWaiting gives requests that wait to connections that have room. The lock
+// is held.
+func (p *pool) serveWaiting() {
+	for len(p.waiting) > 0 {
+		h := p.idleClient()
+		if h == nil {
+			break
+		}
+		w := p.waiting[0]
+		p.waiting = append(p.waiting[:0], p.waiting[1:]...)
+		p.dequeued()
+		if err := p.attachStream(); err != nil {
+			w.given <- given{nil, err}
+			continue
+		}
+		w.given <- given{h.open(), nil}
+	}
+}
+
+// attachStream is attach for a stream.
+func (p *pool) attachStream() error {
+	stats := p.host.cluster.stats
+	if !take(&p.breaker.requests, p.breaker.maxRequests) {
+		stats.activeOverflow.Add(1)
+		return errOverflow
+	}
+	p.host.active.Add(1)
+	stats.rqTotal.Add(1)
+	stats.rqActive.Add(1)
+	return nil
+}

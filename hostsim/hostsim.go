@@ -3,7 +3,7 @@
 //
 //	cfg, err := hostsim.Load("bootstrap.yaml")
 //	srv, err := hostsim.New(ctx, cfg, hostsim.Options{})
-//	err = srv.Serve(ctx) // until ctx is done; then it drains
+//	err = srv.Serve(ctx) // until ctx is done; then it closes all
 //	srv.Close()
 //
 // What a bootstrap may contain is in [switchyard/hostsim/bootstrap]; whatever
@@ -11,13 +11,13 @@
 package hostsim
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
-	"net/http"
 	"os"
 	"strconv"
 	"sync"
@@ -97,6 +97,15 @@ func (c *Config) Ignored() []error { return c.ignored }
 type Options struct {
 	// Concurrency is the number of workers; 0 means 1.
 	Concurrency int
+	// DrainTime is how long /drain_listeners?graceful takes; 0 means 10
+	// minutes. DrainAtOnce makes each response in that time end its
+	// connection, instead of more and more of them.
+	DrainTime   time.Duration
+	DrainAtOnce bool
+	// Levels are those of Logger, for /logging; nil if they cannot be changed.
+	Levels Levels
+	// CommandLine is what /server_info shows besides.
+	CommandLine CommandLine
 	// AdminAddressPath is a file that gets the address of the admin listener.
 	AdminAddressPath string
 	// Logger takes what Envoy writes to its log; nil drops it.
@@ -111,11 +120,20 @@ type Options struct {
 	LogFlushInterval time.Duration
 }
 
+type (
+	// Levels are the levels of the log's components, by Envoy's names.
+	Levels = admin.Levels
+	// CommandLine is what /server_info says of the command line.
+	CommandLine = admin.CommandLine
+)
+
 // Server is a running simulator.
 type Server struct {
 	*proxy.Server
 	log       *slog.Logger
 	admin     net.Listener // nil without an admin block
+	config    *Config
+	options   Options
 	quit      chan struct{}
 	quitOnce  sync.Once
 	closeOnce sync.Once
@@ -127,11 +145,12 @@ func New(ctx context.Context, cfg *Config, options Options) (*Server, error) {
 	if options.Logger == nil {
 		options.Logger = slog.New(slog.DiscardHandler)
 	}
+	options.DrainTime = cmp.Or(options.DrainTime, defaultDrainTime)
 	data, err := proxy.New(ctx, cfg.boot, proxyOptions(options))
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{Server: data, log: options.Logger.With("component", "main"), quit: make(chan struct{})}
+	s := &Server{Server: data, config: cfg, options: options, log: options.Logger.With("component", "main"), quit: make(chan struct{})}
 	if err := s.openAdmin(cfg, options); err != nil {
 		data.Close()
 		return nil, err
@@ -146,7 +165,7 @@ func Validate(ctx context.Context, cfg *Config, options Options) error {
 
 func proxyOptions(o Options) proxy.Options {
 	return proxy.Options{Concurrency: o.Concurrency, CacheDir: o.CacheDir, Logger: o.Logger, Stdout: o.Stdout, Stderr: o.Stderr,
-		LogFlushInterval: o.LogFlushInterval}
+		LogFlushInterval: o.LogFlushInterval, DrainTime: o.DrainTime, DrainAtOnce: o.DrainAtOnce}
 }
 
 func (s *Server) openAdmin(cfg *Config, options Options) error {
@@ -173,31 +192,31 @@ func (s *Server) openAdmin(cfg *Config, options Options) error {
 	return nil
 }
 
-// drainTime is how long requests under way have when the server stops.
-const drainTime = 5 * time.Second
+// defaultDrainTime is that of --drain-time-s.
+const defaultDrainTime = 10 * time.Minute
 
 // Serve answers until ctx is done or /quitquitquit is asked for. Then it
-// accepts nothing more, lets requests under way end for up to 5 s, closes what
-// is left, and returns nil.
+// closes all connections at once, as Envoy does on SIGTERM, and returns nil.
+// Who wants clients to go elsewhere first asks for /drain_listeners?graceful or
+// /healthcheck/fail and waits.
 func (s *Server) Serve(ctx context.Context) error {
-	s.Start()
-	failed := make(chan error, 1)
 	if s.admin != nil {
-		server := &http.Server{Handler: admin.Handler(s.Server, s.stop), ReadHeaderTimeout: 10 * time.Second}
-		defer server.Close()
-		go func() { failed <- server.Serve(s.admin) }()
+		c := s.options.CommandLine
+		c.Concurrency, c.DrainTime, c.DrainAtOnce = max(s.options.Concurrency, 1), s.options.DrainTime, s.options.DrainAtOnce
+		c.FileFlushInterval = cmp.Or(s.options.LogFlushInterval, time.Second)
+		c.AdminAddressPath = s.options.AdminAddressPath
+		s.ServeAdmin(s.admin, admin.Handler(s.Server, admin.Options{
+			Bootstrap: s.config.boot.Proto(), CommandLine: c, Levels: s.options.Levels, Quit: s.stop, Reopen: s.ReopenLogs,
+		}))
 	}
+	s.Start()
 	s.log.Info("starting main dispatch loop")
 	select {
 	case <-ctx.Done():
 	case <-s.quit:
-	case err := <-failed:
-		return fmt.Errorf("admin: %w", err)
 	}
-	s.log.Info("draining")
-	drain, cancel := context.WithTimeout(context.Background(), drainTime)
-	defer cancel()
-	s.Drain(drain)
+	s.log.Info("shutting down server instance")
+	s.Close()
 	s.log.Info("exiting")
 	return nil
 }

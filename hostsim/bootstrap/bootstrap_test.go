@@ -274,7 +274,7 @@ static_resources:
   - {name: a, connect_timeout: 1s, lb_policy: MAGLEV, track_timeout_budgets: true}
   - name: b
     type: EDS
-stats_flush_interval: 1s
+stats_server_version_override: 1
 node: {id: a, metadata: {a: b}}
 `
 	b, err := Parse(Text{"x.yaml", []byte(text)})
@@ -289,7 +289,7 @@ node: {id: a, metadata: {a: b}}
 		`x.yaml:4: static_resources.clusters[0].lb_policy: not simulated: lb_policy "MAGLEV", set lb_policy: ROUND_ROBIN or RANDOM or LEAST_REQUEST`,
 		`x.yaml:4: static_resources.clusters[0].track_timeout_budgets: not simulated: track_timeout_budgets of Cluster`,
 		`x.yaml:6: static_resources.clusters[1].type: not simulated: type "EDS", set type: STATIC or STRICT_DNS or LOGICAL_DNS`,
-		`x.yaml:7: stats_flush_interval: not simulated: stats_flush_interval of Bootstrap`,
+		`x.yaml:7: stats_server_version_override: not simulated: stats_server_version_override of Bootstrap`,
 		`x.yaml:8: node.metadata: not simulated: metadata of Node`,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {

@@ -10,8 +10,6 @@ import "google.golang.org/protobuf/reflect/protoreflect"
 // every kind are passed over, too.
 var ignorable = map[protoreflect.FullName]string{
 	"envoy.config.bootstrap.v3.Bootstrap.stats_sinks":                      "reports stats",
-	"envoy.config.bootstrap.v3.Bootstrap.stats_flush_interval":             "reports stats",
-	"envoy.config.bootstrap.v3.Bootstrap.stats_flush_on_admin":             "reports stats",
 	"envoy.config.bootstrap.v3.Bootstrap.stats_server_version_override":    "reports stats",
 	"envoy.config.bootstrap.v3.Bootstrap.tracing":                          "reports traces",
 	"envoy.config.bootstrap.v3.Bootstrap.perf_tracing_file_path":           "reports traces",
@@ -30,13 +28,11 @@ var ignorable = map[protoreflect.FullName]string{
 	"envoy.config.bootstrap.v3.Admin.ignore_global_conn_limit":             "limits connections",
 
 	"envoy.config.listener.v3.Listener.access_log":                                 "logs connections",
-	"envoy.config.listener.v3.Listener.stat_prefix":                                "names stats",
 	"envoy.config.listener.v3.Listener.per_connection_buffer_limit_bytes":          "limits memory",
 	"envoy.config.listener.v3.Listener.socket_options":                             "sets socket options",
 	"envoy.config.listener.v3.Listener.tcp_backlog_size":                           "sets socket options",
 	"envoy.config.listener.v3.Listener.tcp_fast_open_queue_length":                 "sets socket options",
 	"envoy.config.listener.v3.Listener.freebind":                                   "sets socket options",
-	"envoy.config.listener.v3.Listener.enable_reuse_port":                          "spreads connections over threads",
 	"envoy.config.listener.v3.Listener.reuse_port":                                 "spreads connections over threads",
 	"envoy.config.listener.v3.Listener.connection_balance_config":                  "spreads connections over threads",
 	"envoy.config.listener.v3.Listener.max_connections_to_accept_per_socket_event": "spreads connections over threads",

@@ -15,7 +15,7 @@ import (
 var supported = map[protoreflect.FullName]string{
 	"envoy.config.metrics.v3.StatsConfig":                 "stats_tags use_all_default_tags",
 	"envoy.config.metrics.v3.TagSpecifier":                "tag_name regex fixed_value",
-	"envoy.config.bootstrap.v3.Bootstrap":                 "node admin static_resources stats_config layered_runtime",
+	"envoy.config.bootstrap.v3.Bootstrap":                 "stats_flush_interval stats_flush_on_admin node admin static_resources stats_config layered_runtime",
 	"envoy.config.bootstrap.v3.Bootstrap.StaticResources": "listeners clusters",
 	"envoy.config.bootstrap.v3.Admin":                     "address",
 	"envoy.config.core.v3.Node":                           "id cluster",
@@ -45,7 +45,7 @@ var supported = map[protoreflect.FullName]string{
 	"envoy.type.matcher.v3.RegexMatcher":       "regex google_re2",
 	"envoy.type.matcher.v3.FilterStateMatcher": "key string_match",
 
-	"envoy.config.listener.v3.Listener":    "name address filter_chains",
+	"envoy.config.listener.v3.Listener":    "name address filter_chains traffic_direction drain_type enable_reuse_port stat_prefix",
 	"envoy.config.listener.v3.FilterChain": "name filters",
 	"envoy.config.listener.v3.Filter":      "name typed_config",
 

@@ -34,6 +34,7 @@ type logFile struct {
 	mu   sync.Mutex
 	w    *bufio.Writer
 	file io.Closer
+	path string // of a file that can be opened anew
 	stop chan struct{}
 }
 
@@ -64,6 +65,37 @@ func (f *logFile) flush() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.w.Flush()
+}
+
+// reopen opens the file anew, which something has renamed meanwhile.
+func (f *logFile) reopen() error {
+	if f.path == "" {
+		return nil
+	}
+	file, err := openLog(f.path)
+	if err != nil {
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.w.Flush()
+	f.file.Close()
+	f.file = file
+	f.w.Reset(file)
+	return nil
+}
+
+func openLog(path string) (*os.File, error) {
+	return os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
+}
+
+// ReopenLogs opens the files of access logs anew, for whoever rotates them.
+func (s *Server) ReopenLogs() {
+	for path, f := range s.logs {
+		if err := f.reopen(); err != nil {
+			s.options.Logger.Error("cannot reopen an access log", "path", path, "error", err)
+		}
+	}
 }
 
 func (f *logFile) close() {
@@ -160,11 +192,12 @@ func (s *Server) logFile(path string) (*logFile, error) {
 	case "/dev/stderr":
 		f = newLogFile(s.options.Stderr, nil, s.options.LogFlushInterval)
 	default:
-		file, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
+		file, err := openLog(path)
 		if err != nil {
 			return nil, err
 		}
 		f = newLogFile(file, file, s.options.LogFlushInterval)
+		f.path = path
 	}
 	s.logs[path] = f
 	return f, nil

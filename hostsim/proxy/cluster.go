@@ -33,10 +33,11 @@ type cluster struct {
 	stats                              *clusterStats
 	connectionIDs                      *atomic.Uint64 // of all clusters
 
-	endpoints []endpoint // as configured
-	balancing balancing
-	hosts     atomic.Pointer[hostSet]
-	resolver  *resolver // nil for STATIC
+	endpoints     []endpoint // as configured
+	balancing     balancing
+	hosts         atomic.Pointer[hostSet]
+	resolver      *resolver // nil for STATIC
+	resolverStats *serverStats
 }
 
 // endpoint is an entry of the load assignment. One endpoint may have several
@@ -47,6 +48,7 @@ type endpoint struct {
 	weight     uint32
 	health     health
 	priority   int
+	locality   *corev3.Locality
 	metadata   *corev3.Metadata
 }
 
@@ -58,11 +60,13 @@ type host struct {
 	address string
 	current atomic.Pointer[string] // where LOGICAL_DNS connects to now
 	active  atomic.Int64           // requests
+	stats   hostStats
 	pools   [2]pool
 }
 
 func (c *cluster) newHost(e endpoint, address string) *host {
 	h := &host{endpoint: &e, cluster: c, address: address}
+	c.stats.matched.Add(1) // by the transport socket that there is
 	for i := range h.pools {
 		h.pools[i].host, h.pools[i].breaker = h, &c.breakers[i]
 	}
@@ -113,11 +117,22 @@ func (c *cluster) setHosts(hosts []*host) {
 			}
 		}
 	}
-	s := c.stats
+	s, changed := c.stats, false
 	for p := range max(next.last(), before.last()) + 1 { // Envoy counts for each priority
 		if !slices.Equal(next.at(p), before.at(p)) {
 			s.membershipChange.Add(1)
+			changed = true
 		}
+	}
+	if !changed {
+		return
+	}
+	if c.resolver != nil && !c.resolver.logical {
+		heaviest := uint32(1)
+		for _, h := range hosts {
+			heaviest = max(heaviest, h.weight)
+		}
+		s.maxWeight.Set(int64(heaviest))
 	}
 	s.membershipTotal.Set(int64(len(hosts)))
 	s.membershipHealthy.Set(int64(next.count(healthy)))
@@ -162,6 +177,8 @@ func (b *builder) cluster(path string, c *clusterv3.Cluster) (*cluster, error) {
 			hosts = append(hosts, cl.newHost(e, net.JoinHostPort(e.name, e.port)))
 		}
 	} else {
+		b.server.dnsStats()
+		cl.resolverStats = &b.server.stats
 		cl.resolver = &resolver{cluster: cl, logical: c.GetType() == clusterv3.Cluster_LOGICAL_DNS, family: c.GetDnsLookupFamily(), refresh: defaultRefresh}
 		if d := c.GetDnsRefreshRate(); d != nil {
 			cl.resolver.refresh = d.AsDuration()
@@ -282,6 +299,7 @@ func (b *builder) endpoints(path string, cl *cluster, c *clusterv3.Cluster) erro
 				weight:   1,
 				health:   healthOf(e.GetHealthStatus()),
 				priority: int(locality.GetPriority()),
+				locality: locality.GetLocality(),
 				metadata: e.GetMetadata(),
 			}
 			if ep.hostname == "" && !static {

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"sync/atomic"
+	"time"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 )
@@ -23,6 +24,8 @@ type clusterStats struct {
 	updateAttempt, updateSuccess, updateFailure, updateNoRebuild                                 *Stat
 	lbPanic, lbSubsetsActive, lbSubsetsCreated, lbSubsetsSelected                                *Stat
 	lbSubsetsFallback, lbSubsetsFallbackPanic                                                    *Stat
+	bytesReceived, bytesSent, matched, maxWeight                                                 *Stat
+	connectTime, length, requestsPerConnection                                                   *Histogram
 	codes, externalCodes, internalCodes, canaryCodes, retryCodes                                 codeStats
 }
 
@@ -66,6 +69,9 @@ func newClusterStats(stats *Stats, prefix string) *clusterStats {
 		"upstream_rq_retry_limit_exceeded":          &c.retryLimit,
 		"upstream_rq_retry_backoff_exponential":     &c.retryBackoff,
 		"upstream_rq_retry_backoff_ratelimited":     &c.retryBackoffLimited,
+		"upstream_cx_rx_bytes_total":                &c.bytesReceived,
+		"upstream_cx_tx_bytes_total":                &c.bytesSent,
+		"default.total_match_count":                 &c.matched,
 		"retry_or_shadow_abandoned":                 &c.retryAbandoned,
 		"membership_change":                         &c.membershipChange,
 		"membership_total":                          &c.membershipTotal,
@@ -83,12 +89,23 @@ func newClusterStats(stats *Stats, prefix string) *clusterStats {
 		"lb_subsets_fallback":                       &c.lbSubsetsFallback,
 		"lb_subsets_fallback_panic":                 &c.lbSubsetsFallbackPanic,
 	} {
-		*stat = stats.Stat(prefix + name)
+		switch name {
+		case "upstream_cx_active", "upstream_rq_active", "upstream_rq_pending_active", "lb_subsets_active",
+			"membership_total", "membership_healthy", "membership_degraded", "membership_excluded":
+			*stat = stats.Gauge(prefix + name)
+		default:
+			*stat = stats.Stat(prefix + name)
+		}
 	}
-	for _, name := range []string{
+	c.connectTime, c.length = stats.Histogram(prefix+"upstream_cx_connect_ms"), stats.Histogram(prefix+"upstream_cx_length_ms")
+	c.requestsPerConnection = stats.Histogram(prefix + "upstream_rq_per_cx")
+	stats.zeroGauges(prefix, "upstream_cx_rx_bytes_buffered", "upstream_cx_tx_bytes_buffered", "upstream_queue_overloaded", "version")
+	c.maxWeight = stats.Gauge(prefix + "max_host_weight")
+	stats.Gauge(prefix + "warming_state").Set(0)
+	stats.zero(prefix,
 		"assignment_stale", "assignment_timeout_received", "assignment_use_cached", "bind_errors", "lb_local_cluster_not_ok",
 		"lb_recalculate_zone_structures", "lb_subsets_removed", "lb_zone_cluster_too_small", "lb_zone_no_capacity_left",
-		"lb_zone_routing_all_directly", "lb_zone_routing_cross_zone", "lb_zone_routing_sampled", "max_host_weight",
+		"lb_zone_routing_all_directly", "lb_zone_routing_cross_zone", "lb_zone_routing_sampled",
 		"original_dst_host_invalid", "update_empty", "upstream_cx_connect_attempts_exceeded",
 		"upstream_cx_connect_with_0_rtt", "upstream_cx_http3_total",
 		"upstream_cx_pool_overflow", "upstream_flow_control_backed_up_total",
@@ -96,10 +113,7 @@ func newClusterStats(stats *Stats, prefix string) *clusterStats {
 		"upstream_flow_control_resumed_reading_total", "upstream_http3_broken", "upstream_internal_redirect_failed_total",
 		"upstream_internal_redirect_succeeded_total", "upstream_rq_0rtt", "upstream_rq_maintenance_mode",
 		"upstream_rq_max_duration_reached", "upstream_rq_rx_reset", "upstream_rq_rx_reset_no_error", "upstream_rq_tx_reset",
-		"version", "warming_state",
-	} {
-		stats.Stat(prefix + name)
-	}
+		"upstream_cx_preconnect_skipped", "upstream_rq_completed")
 	c.codes = codeStats{stats: stats, prefix: prefix}
 	c.externalCodes = codeStats{stats: stats, prefix: prefix + "external."}
 	c.internalCodes = codeStats{stats: stats, prefix: prefix + "internal."}
@@ -125,23 +139,24 @@ func (c *clusterStats) circuitBreakers(stats *Stats, cl *cluster, thresholds []*
 			open, left string
 			now        *atomic.Int64
 			most       int64
+			counted    *Stat // what makes Envoy look
 		}{
-			{"cx_open", "remaining_cx", &b.connections, b.maxConnections},
-			{"rq_pending_open", "remaining_pending", &b.pending, b.maxPending},
-			{"rq_open", "remaining_rq", &b.requests, b.maxRequests},
-			{"rq_retry_open", "remaining_retries", &b.retries, b.maxRetries},
+			{"cx_open", "remaining_cx", &b.connections, b.maxConnections, c.cxTotal},
+			{"rq_pending_open", "remaining_pending", &b.pending, b.maxPending, c.pendingTotal},
+			{"rq_open", "remaining_rq", &b.requests, b.maxRequests, c.rqTotal},
+			{"rq_retry_open", "remaining_retries", &b.retries, b.maxRetries, c.retry},
 		} {
-			stats.gauge(prefix+r.open, func() int64 {
+			stats.computed(prefix+r.open, func() (int64, bool) {
 				if now := r.now.Load(); now >= r.most && max(now, r.most) > 0 { // Envoy looks when it counts
-					return 1
+					return 1, true
 				}
-				return 0
+				return 0, r.counted.Value() > 0
 			})
 			if track {
-				stats.gauge(prefix+r.left, func() int64 { return max(0, r.most-r.now.Load()) })
+				stats.computed(prefix+r.left, func() (int64, bool) { return max(0, r.most-r.now.Load()), true })
 			}
 		}
-		stats.Stat(prefix + "cx_pool_open")
+		stats.Gauge(prefix + "cx_pool_open")
 	}
 }
 
@@ -173,14 +188,28 @@ func (c *clusterStats) responded(status int, internal, canary bool) {
 	}
 }
 
-// codeStats counts responses by their status. Its stats appear when they are
-// first needed, as Envoy's do.
+// took notes how long a response took (CodeStatsImpl::chargeResponseTiming).
+func (c *clusterStats) took(d time.Duration, internal, canary bool) {
+	c.codes.took(d)
+	if canary {
+		c.canaryCodes.took(d)
+	}
+	if internal {
+		c.internalCodes.took(d)
+	} else {
+		c.externalCodes.took(d)
+	}
+}
+
+// codeStats counts responses by their status, and how long they took. Its
+// stats appear when they are first needed, as Envoy's do.
 type codeStats struct {
 	stats     *Stats
 	prefix    string
 	completed atomic.Pointer[Stat]
 	classes   [10]atomic.Pointer[Stat]
 	codes     [1000]atomic.Pointer[Stat]
+	time      atomic.Pointer[Histogram]
 }
 
 func (c *codeStats) count(status int) {
@@ -190,6 +219,16 @@ func (c *codeStats) count(status int) {
 	c.one(&c.completed, "upstream_rq_completed", 0)
 	c.one(&c.classes[status/100], "xx", status/100)
 	c.one(&c.codes[status], "", status)
+}
+
+// took notes the time from the complete request to the complete response.
+func (c *codeStats) took(d time.Duration) {
+	h := c.time.Load()
+	if h == nil {
+		h = c.stats.Histogram(c.prefix + "upstream_rq_time")
+		c.time.Store(h)
+	}
+	h.Record(uint64(d.Milliseconds()))
 }
 
 func (c *codeStats) one(stat *atomic.Pointer[Stat], name string, n int) {
@@ -202,4 +241,11 @@ func (c *codeStats) one(stat *atomic.Pointer[Stat], name string, n int) {
 		stat.Store(s)
 	}
 	s.Add(1)
+}
+
+// hostStats are what /clusters says of a host.
+type hostStats struct {
+	connections, activeConnections, connectFail atomic.Int64
+	requests, pending                           atomic.Int64
+	succeeded, failed, timedOut                 atomic.Int64
 }

@@ -53,6 +53,7 @@ func (r *resolver) lookup(ctx context.Context) {
 	for i, e := range c.endpoints {
 		c.stats.updateAttempt.Add(1)
 		addresses, err := lookup(ctx, e.name, r.family)
+		c.asked(err)
 		if notFound := (*net.DNSError)(nil); !r.logical && errors.As(err, &notFound) && notFound.IsNotFound {
 			err = nil // to Envoy an answer like any other
 		}
@@ -105,6 +106,18 @@ func loopback(name, network string) []netip.Addr {
 		return []netip.Addr{v6}
 	}
 	return []netip.Addr{v6, v4}
+}
+
+// asked counts a question to the resolver.
+func (c *cluster) asked(err error) {
+	stats := c.resolverStats
+	stats.dnsQueries.Add(1)
+	stats.dnsPending.Set(0)
+	if notFound := (*net.DNSError)(nil); errors.As(err, &notFound) && notFound.IsNotFound {
+		stats.dnsNotFound.Add(1)
+	} else if err != nil {
+		stats.dnsFailures.Add(1)
+	}
 }
 
 // lookup resolves a name to addresses in the order in which Envoy takes them.

@@ -48,7 +48,12 @@ func (c *connection) age(now time.Time) (end bool) {
 // will be closed.
 func (c *connection) ending(now time.Time) bool {
 	c.age(now)
-	return !c.life.over.IsZero()
+	l := &c.life
+	if l.over.IsZero() && c.listener.drainClose(now) {
+		l.over = now.Add(c.hcm.drainTimeout)
+		c.hcm.stats.drainCloses.Add(1)
+	}
+	return !l.over.IsZero()
 }
 
 // lastRequest counts a request and says whether it is the last.

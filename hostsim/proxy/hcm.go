@@ -15,7 +15,8 @@ import (
 // hcm is an HTTP connection manager.
 type hcm struct {
 	server                *Server
-	listener, filterChain string // the names of what it belongs to
+	listener, filterChain string                           // the names of what it belongs to
+	admin                 func(AdminRequest) AdminResponse // instead of routes; nil: this is no admin interface
 
 	codecType hcmv3.HttpConnectionManager_CodecType
 	http2     http2Options
@@ -64,39 +65,6 @@ type hcm struct {
 	requestTimeout      time.Duration // until the request is complete; 0: none
 	headersTimeout      time.Duration // until its head is; 0: none
 	stats               hcmStats
-}
-
-// hcmStats are the counters of a connection manager, by Envoy's names.
-type hcmStats struct {
-	connections, activeConnections              *Stat // downstream_cx_*
-	http1Connections, http1Active               *Stat
-	http2Connections, http2Active               *Stat
-	destroyed, destroyedHere, destroyedByPeer   *Stat
-	protocolErrors, idleTimeouts, delayedCloses *Stat
-
-	requests, activeRequests                         *Stat // downstream_rq_*
-	http1Requests, http2Requests                     *Stat
-	requestTooLarge, responseTooLarge                *Stat
-	completed                                        *Stat
-	classes                                          [6]*Stat // by the first digit of the status
-	resets, brokenResponses                          *Stat    // by the client, by us
-	earlyResponses                                   *Stat    // before the request was complete
-	upgradeRefused                                   *Stat
-	timeouts, idleStreams, longStreams, headTimeouts *Stat
-
-	upgrades, activeUpgrades *Stat
-
-	longConnections, requestsReached        *Stat
-	destroyedBusy, destroyedBusyByPeer      *Stat // with a request under way
-	underscoresDropped, underscoresRejected *Stat // http1.*, of all connection managers
-}
-
-// responded counts a response head.
-func (s *hcmStats) responded(status int) {
-	s.completed.Add(1)
-	if class := status / 100; 1 <= class && class <= 5 {
-		s.classes[class].Add(1)
-	}
 }
 
 // localReply is a response that the proxy gives itself.
@@ -707,31 +675,7 @@ func (b *builder) hcm(path string, c *hcmv3.HttpConnectionManager) (*hcm, error)
 	if m.accessLogs, err = b.accessLogs(path, c.GetAccessLog()); err != nil {
 		return nil, err
 	}
-	m.stats = newHCMStats(&b.server.Stats, "http."+c.GetStatPrefix()+".")
+	m.stats = newHCMStats(&b.server.Stats, "http."+c.GetStatPrefix()+".", b.listenerPrefix)
+	m.stats.withRouter(&b.server.Stats, "http."+c.GetStatPrefix()+".")
 	return m, nil
-}
-
-func newHCMStats(stats *Stats, prefix string) hcmStats {
-	cx := func(name string) *Stat { return stats.Stat(prefix + "downstream_cx_" + name) }
-	rq := func(name string) *Stat { return stats.Stat(prefix + "downstream_rq_" + name) }
-	s := hcmStats{
-		connections: cx("total"), activeConnections: cx("active"),
-		http1Connections: cx("http1_total"), http1Active: cx("http1_active"),
-		http2Connections: cx("http2_total"), http2Active: cx("http2_active"),
-		destroyed: cx("destroy"), destroyedHere: cx("destroy_local"), destroyedByPeer: cx("destroy_remote"),
-		protocolErrors: cx("protocol_error"), idleTimeouts: cx("idle_timeout"), delayedCloses: cx("delayed_close_timeout"),
-		requestTooLarge: rq("too_large"), responseTooLarge: stats.Stat(prefix + "rs_too_large"),
-		requests: rq("total"), activeRequests: rq("active"), http1Requests: rq("http1_total"), http2Requests: rq("http2_total"), completed: rq("completed"),
-		resets: rq("rx_reset"), brokenResponses: rq("tx_reset"), earlyResponses: rq("response_before_rq_complete"), upgradeRefused: rq("ws_on_non_ws_route"),
-		timeouts: rq("timeout"), idleStreams: rq("idle_timeout"), longStreams: rq("max_duration_reached"), headTimeouts: rq("header_timeout"),
-		upgrades: cx("upgrades_total"), activeUpgrades: cx("upgrades_active"),
-		destroyedBusy: cx("destroy_active_rq"), destroyedBusyByPeer: cx("destroy_remote_active_rq"),
-		longConnections: cx("max_duration_reached"), requestsReached: cx("max_requests_reached"),
-		underscoresDropped: stats.Stat("http1.dropped_headers_with_underscores"), underscoresRejected: stats.Stat("http1.requests_rejected_with_underscores_in_headers"),
-	}
-	cx("destroy_local_active_rq")
-	for i := 1; i <= 5; i++ {
-		s.classes[i] = rq(string(rune('0'+i)) + "xx")
-	}
-	return s
 }

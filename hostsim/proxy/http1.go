@@ -46,6 +46,7 @@ type input struct {
 	responses bool
 	// How much has been taken out of it, since it was made.
 	consumed int64
+	received *Stat // counts what is read, if it is not nil
 }
 
 const (
@@ -70,6 +71,9 @@ func (in *input) fill(want int) error {
 	n, err := in.conn.Read(in.buf[in.w:])
 	in.w += n
 	if n > 0 {
+		if in.received != nil {
+			in.received.Add(int64(n))
+		}
 		return nil
 	}
 	if err == nil {

@@ -14,12 +14,31 @@ type listener struct {
 	name   string
 	server *Server
 	hcm    *hcm
-	net.Listener
+	stats  *listenerStats
+
+	isAdmin    bool
+	inbound    bool           // traffic_direction
+	modifyOnly bool           // drain_type: failing health checks drain nothing
+	sockets    []net.Listener // one for each worker, on the same port (reuse_port)
+	stopped    sync.Once
 }
 
-func (l *listener) serve() {
+// stop closes the sockets; connections stay.
+func (l *listener) stop() {
+	l.stopped.Do(func() {
+		for _, socket := range l.sockets {
+			socket.Close()
+		}
+		if l.server.stats.listenersStopped != nil {
+			l.server.stats.listenersStopped.Add(1)
+		}
+	})
+}
+
+// serve accepts connections for one worker.
+func (l *listener) serve(worker int) {
 	for {
-		conn, err := l.Accept()
+		conn, err := l.sockets[worker].Accept()
 		if err != nil {
 			if errors.Is(err, net.ErrClosed) {
 				return
@@ -28,7 +47,7 @@ func (l *listener) serve() {
 			time.Sleep(10 * time.Millisecond) // out of file descriptors, most likely
 			continue
 		}
-		c := l.server.newConnection(l.hcm, conn)
+		c := l.server.newConnection(l, worker, conn)
 		if c == nil {
 			conn.Close()
 			return
@@ -47,6 +66,7 @@ func (l *listener) serve() {
 type connection struct {
 	net.Conn
 	server        *Server
+	listener      *listener
 	hcm           *hcm
 	id            uint64
 	worker        int
@@ -70,7 +90,6 @@ type connection struct {
 	life   lifetime
 
 	watching chan struct{} // closed when the watcher is through
-	idle     atomic.Bool   // waits for a request's first byte
 	tunnel   atomic.Pointer[tunnel]
 }
 
@@ -78,7 +97,9 @@ func (c *connection) serve() {
 	m := c.hcm
 	m.stats.connections.Add(1)
 	m.stats.activeConnections.Add(1)
-	c.life.begin(m, time.Now())
+	begun := time.Now()
+	c.listener.stats.opened(c.worker)
+	c.life.begin(m, begun)
 	byPeer := true
 	defer func() {
 		c.Close()
@@ -92,6 +113,9 @@ func (c *connection) serve() {
 		if c.served {
 			m.stats.http1Active.Add(-1)
 		}
+		lasted := time.Since(begun)
+		m.stats.length.Record(uint64(lasted.Milliseconds()))
+		c.listener.stats.closed(c.worker, lasted)
 		c.server.forget(c)
 	}()
 	for {
@@ -122,19 +146,12 @@ func (c *connection) awaitRequest() (more, byPeer bool) {
 	if len(c.in.buffered()) > 0 {
 		return true, false
 	}
-	c.idle.Store(true)
-	defer c.idle.Store(false)
 	m := c.hcm
 	var idle time.Time
 	if m.idleTimeout > 0 {
 		idle = time.Now().Add(m.idleTimeout)
 	}
 	for {
-		select {
-		case <-c.server.draining:
-			return false, false
-		default:
-		}
 		c.SetReadDeadline(earliest(idle, c.life.old, c.life.over))
 		err := c.in.fill(1)
 		if err == nil {
@@ -193,7 +210,8 @@ func (c *connection) closeLater() (byPeer bool) {
 }
 
 func (c *connection) write(b []byte) error {
-	_, err := c.Write(b)
+	n, err := c.Write(b)
+	c.hcm.stats.bytesSent.Add(int64(n))
 	return err
 }
 
@@ -273,15 +291,15 @@ type connections struct {
 }
 
 // newConnection registers a connection; nil when the server is closing.
-func (s *Server) newConnection(m *hcm, conn net.Conn) *connection {
+func (s *Server) newConnection(l *listener, worker int, conn net.Conn) *connection {
 	s.conns.mu.Lock()
 	defer s.conns.mu.Unlock()
 	if s.conns.open == nil {
 		return nil
 	}
-	c := &connection{Conn: conn, server: s, hcm: m, id: s.conns.next, worker: int(s.conns.next % uint64(s.options.Concurrency)),
+	c := &connection{Conn: conn, server: s, listener: l, hcm: l.hcm, id: s.conns.next, worker: worker,
 		remote: conn.RemoteAddr().String(), local: conn.LocalAddr().String()}
-	c.in.conn = conn
+	c.in.conn, c.in.received = conn, l.hcm.stats.bytesReceived
 	c.remoteIP = withoutPort(c.remote)
 	if ip := net.ParseIP(c.remoteIP); ip != nil {
 		c.loopback = ip.IsLoopback()

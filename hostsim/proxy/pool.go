@@ -159,6 +159,7 @@ func (p *pool) acquire(s *stream) (*upstreamConn, error) {
 	}
 	stats.pendingTotal.Add(1)
 	stats.pendingActive.Add(1)
+	p.host.stats.pending.Add(1)
 	w := &s.waiter
 	if w.given == nil {
 		w.given = make(chan given, 1)
@@ -177,6 +178,7 @@ func (p *pool) attach(conn *upstreamConn) error {
 		return errOverflow
 	}
 	p.host.active.Add(1)
+	p.host.stats.requests.Add(1)
 	stats.rqTotal.Add(1)
 	stats.rqActive.Add(1)
 	if conn.uses++; conn.last() {
@@ -231,6 +233,8 @@ func (p *pool) connect() {
 		}
 		p.open++
 		p.connecting++
+		p.host.stats.connections.Add(1)
+		p.host.stats.activeConnections.Add(1)
 		stats.cxTotal.Add(1)
 		stats.cxActive.Add(1)
 		go p.dial()
@@ -251,6 +255,7 @@ func (p *pool) dial() {
 	p.connecting--
 	if err == nil {
 		up.pool = p
+		c.stats.connectTime.Record(uint64(up.times.made.Sub(up.times.begun).Milliseconds()))
 		if p.host.cluster.speaksHTTP2(up) {
 			p.clients = append(p.clients, p.newHTTP2Client(up))
 			p.serveWaiting()
@@ -266,6 +271,7 @@ func (p *pool) dial() {
 	}
 	p.forget()
 	c.stats.cxConnectFail.Add(1)
+	p.host.stats.connectFail.Add(1)
 	if err.timeout {
 		c.stats.cxConnectTimeout.Add(1)
 		c.stats.destroyed(resetHere, false)
@@ -298,7 +304,7 @@ func (h *host) dial(ctx context.Context) (*upstreamConn, *connectError) {
 		return nil, &connectError{}
 	}
 	up := &upstreamConn{Conn: conn, host: h, id: h.cluster.connectionIDs.Add(1), times: connectTimes{begun, time.Now()}}
-	up.in.conn, up.in.responses = conn, true
+	up.in.conn, up.in.responses, up.in.received = conn, true, h.cluster.stats.bytesReceived
 	if err := up.init(conn); err != nil {
 		conn.Close()
 		return nil, &connectError{}
@@ -335,6 +341,7 @@ func (p *pool) ready(conn *upstreamConn) {
 
 func (p *pool) dequeued() {
 	p.breaker.pending.Add(-1)
+	p.host.stats.pending.Add(-1)
 	p.host.cluster.stats.pendingActive.Add(-1)
 }
 
@@ -428,6 +435,7 @@ func (u *upstreamConn) finish(how ending) {
 	if how != kept {
 		u.Close()
 		p.mu.Lock()
+		u.closed()
 		p.forget()
 		stats.destroyed(how, how == resetHere || how == resetByPeer)
 		p.connect()
@@ -443,8 +451,18 @@ func (u *upstreamConn) finish(how ending) {
 // forget takes a connection that is closed out of the count. The lock is held.
 func (p *pool) forget() {
 	p.open--
+	p.host.stats.activeConnections.Add(-1)
 	p.breaker.connections.Add(-1)
 	p.host.cluster.stats.cxActive.Add(-1)
+}
+
+// closed notes how long the connection lasted and what it served.
+func (u *upstreamConn) closed() {
+	stats := u.host.cluster.stats
+	stats.length.Record(uint64(time.Since(u.times.made).Milliseconds()))
+	if u.uses > 0 {
+		stats.requestsPerConnection.Record(uint64(u.uses))
+	}
 }
 
 // popIdle takes the connection that was used last. The lock is held.
@@ -469,6 +487,7 @@ func (p *pool) drop(conn *upstreamConn) {
 		conn.drain(1 << 20) // or else closing would reset it
 	}
 	conn.Close()
+	conn.closed()
 	p.forget()
 	stats.destroyed(how, false)
 }

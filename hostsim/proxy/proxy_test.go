@@ -453,33 +453,6 @@ func TestIdleConnectionThatTheUpstreamClosedIsNotUsed(t *testing.T) {
 	}
 }
 
-func TestDrain(t *testing.T) {
-	release := make(chan struct{})
-	reached := make(chan struct{})
-	up := newUpstream(t, func(head string, c net.Conn, r *bufio.Reader) {
-		close(reached)
-		<-release
-		ok(head, c, r)
-	})
-	s, addr := serve(t, up.Addr().String(), "", "", "")
-	idle, busy := dial(t, addr), dial(t, addr)
-	busy.send(get)
-	<-reached
-	drained := make(chan struct{})
-	go func() {
-		s.Drain(context.Background())
-		close(drained)
-	}()
-	wantEOF(t, idle)
-	if c, err := net.Dial("tcp", addr); err == nil {
-		c.Close()
-		t.Error("a draining server accepts connections")
-	}
-	close(release)
-	wantResponse(t, busy, 200, "ok")
-	<-drained
-}
-
 func TestCloseEndsEverything(t *testing.T) {
 	up := newUpstream(t, echoSocket)
 	s, addr := serve(t, up.Addr().String(), "", "", "")

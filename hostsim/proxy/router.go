@@ -12,11 +12,18 @@ import (
 // forward is the router filter: it chooses the upstream, sends it the request
 // and gives its response to the client. A non-nil reply is to be sent instead.
 func (s *stream) forward() *localReply {
-	r := s.findRoute()
+	r, stats := s.findRoute(), &s.hcm.stats.router
+	stats.requests.Add(1)
 	if r == nil {
+		stats.noRoute.Add(1)
 		return &localReply{status: 404, details: "route_not_found", flags: "NR"}
 	}
 	if r.direct != nil {
+		if r.direct.redirect != nil {
+			stats.redirects.Add(1)
+		} else {
+			stats.direct.Add(1)
+		}
 		return r.direct.reply(s)
 	}
 	s.clusterName = r.cluster
@@ -26,6 +33,7 @@ func (s *stream) forward() *localReply {
 	c := s.hcm.server.clusters[s.clusterName]
 	if c == nil {
 		s.clusterName = ""
+		stats.noCluster.Add(1)
 		return &localReply{status: r.noCluster, details: "cluster_not_found", flags: "NC"}
 	}
 	if r := s.checkRequest(); r != nil {
@@ -180,7 +188,22 @@ func (s *stream) labels(r *route) labels { return r.labels.with(labelsOf(s.metad
 
 // responded counts a response, the upstream's or one in its place.
 func (s *stream) responded(c *cluster, status int) {
+	if h := s.host; h != nil && status >= 500 {
+		h.stats.failed.Add(1)
+	} else if h != nil {
+		h.stats.succeeded.Add(1)
+	}
 	c.stats.responded(status, s.request.value("x-envoy-internal") == "true", s.response.value("x-envoy-upstream-canary") == "true")
+}
+
+// took notes how long the response took since the request was complete.
+func (s *stream) took(c *cluster) {
+	s.mu.Lock()
+	begun := s.requestComplete
+	s.mu.Unlock()
+	if !begun.IsZero() {
+		c.stats.took(time.Since(begun), s.request.value("x-envoy-internal") == "true", s.response.value("x-envoy-upstream-canary") == "true")
+	}
 }
 
 // checkRequest refuses what a filter has made unfit to send.
@@ -226,6 +249,7 @@ func (s *stream) failed(err error) *localReply {
 		switch r.details {
 		case "response_timeout":
 			stats.rqTimeout.Add(1)
+			s.host.stats.timedOut.Add(1)
 			s.responded(s.host.cluster, r.status)
 			return r
 		case "upstream_per_try_timeout":
@@ -667,6 +691,7 @@ func (s *stream) relay(r *route, up *upstreamConn) *localReply {
 		// The next request may use the connection as soon as the client has
 		// the whole response.
 		s.letGo(up, s.endingOfAnswer(&body, keep))
+		s.took(c)
 		if s.conn.flush() != nil {
 			s.resetBy(errDownstream)
 		} else {

@@ -21,6 +21,44 @@ type runtimeValues map[string]*structpb.Value
 var ownKeys = []string{"envoy.", "re2.", "overload.", "upstream.", "health_check.", "outlier_detection.", "circuit_breakers.", "tracing.", "http.",
 	"ratelimit.", "dns.", "ssl."}
 
+// runtimeLayer is one layer of layered_runtime.
+type runtimeLayer struct {
+	name   string
+	values runtimeValues
+}
+
+// Runtime returns the names of the layers, and for each key its value in each
+// layer, "" where it has none.
+func (s *Server) Runtime() (layers []string, keys map[string][]string) {
+	keys = map[string][]string{}
+	for i, l := range s.layers {
+		layers = append(layers, l.name)
+		for key, v := range l.values {
+			if keys[key] == nil {
+				keys[key] = make([]string, len(s.layers))
+			}
+			keys[key][i] = runtimeText(v)
+		}
+	}
+	return layers, keys
+}
+
+func runtimeText(v *structpb.Value) string {
+	switch k := v.GetKind().(type) {
+	case *structpb.Value_NumberValue:
+		return strconv.FormatFloat(k.NumberValue, 'g', -1, 64)
+	case *structpb.Value_StringValue:
+		return k.StringValue
+	case *structpb.Value_BoolValue:
+		return strconv.FormatBool(k.BoolValue)
+	}
+	text, err := v.MarshalJSON()
+	if err != nil {
+		return err.Error()
+	}
+	return string(text)
+}
+
 func (b *builder) readRuntime(path string, c *bootstrapv3.LayeredRuntime) error {
 	b.runtime = runtimeValues{}
 	var names []string
@@ -30,6 +68,7 @@ func (b *builder) readRuntime(path string, c *bootstrapv3.LayeredRuntime) error 
 			return b.boot.Errorf(path+".name", "duplicate layer name: %q", layer.GetName())
 		}
 		names = append(names, layer.GetName())
+		b.server.layers = append(b.server.layers, runtimeLayer{layer.GetName(), runtimeValues{}})
 		for key, v := range layer.GetStaticLayer().GetFields() {
 			if err := b.readRuntimeValue(path+".static_layer", key, v); err != nil {
 				return err
@@ -61,6 +100,7 @@ func (b *builder) readRuntimeValue(path, key string, v *structpb.Value) error {
 		}
 	}
 	b.runtime[key] = v
+	b.server.layers[len(b.server.layers)-1].values[key] = v
 	return nil
 }
 

@@ -10,8 +10,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"net"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -29,6 +31,11 @@ type Options struct {
 	// Concurrency is the number of workers: each has its own plugin VMs.
 	// 0 means 1.
 	Concurrency int
+	// DrainTime is how long DrainListeners takes.
+	DrainTime time.Duration
+	// DrainAtOnce makes every response of that time end its connection,
+	// instead of more and more of them (--drain-strategy).
+	DrainAtOnce bool
 	// CacheDir keeps compiled plugins from one start to the next; "" keeps
 	// none.
 	CacheDir string
@@ -65,10 +72,14 @@ type Server struct {
 
 	http2Stats http2Stats // downstream
 
-	draining, closing chan struct{}
-	drainOnce         sync.Once
-	closeOnce         sync.Once
-	stop              context.CancelFunc // ends background work
+	stats  serverStats
+	layers []runtimeLayer
+
+	flushInterval time.Duration // of the stats
+	drains        drains
+	closing       chan struct{}
+	closeOnce     sync.Once
+	stop          context.CancelFunc // ends background work
 }
 
 // builder makes a Server from protos; path is always where in the YAML the
@@ -82,7 +93,9 @@ type builder struct {
 	guestLog   *guestLog
 	runtime    runtimeValues
 
-	statPrefix string // of the connection manager that is being built
+	began          time.Time
+	listenerPrefix string // of the stats of the listener that is being built
+	statPrefix     string // of the connection manager that is being built
 }
 
 func at(path, field string, i int) string { return index(path+"."+field, i) }
@@ -121,11 +134,11 @@ func build(ctx context.Context, boot *bootstrap.Bootstrap, options Options, list
 	background, stop := context.WithCancel(context.Background())
 	s := &Server{
 		options: options, clusters: map[string]*cluster{}, logs: map[string]*logFile{},
-		localIP: localIP(), draining: make(chan struct{}), closing: make(chan struct{}), stop: stop, pipes: newPipes(),
+		localIP: localIP(), closing: make(chan struct{}), stop: stop, pipes: newPipes(),
 	}
 	s.http2Stats = newHTTP2Stats(&s.Stats, "", false)
 	s.conns.open = map[*connection]struct{}{}
-	b := &builder{ctx: ctx, background: background, boot: boot, server: s, clusters: map[string]bool{}}
+	b := &builder{began: time.Now(), ctx: ctx, background: background, boot: boot, server: s, clusters: map[string]bool{}}
 	if err := b.build(listen); err != nil {
 		s.Close()
 		return nil, err
@@ -137,6 +150,14 @@ func (b *builder) build(listen bool) error {
 	s := b.server
 	if err := b.readRuntime("layered_runtime", b.boot.Proto().GetLayeredRuntime()); err != nil {
 		return err
+	}
+	s.flushInterval = 5 * time.Second
+	if d := b.boot.Proto().GetStatsFlushInterval(); d != nil {
+		s.flushInterval = d.AsDuration()
+	}
+	if b.boot.Proto().GetStatsFlushOnAdmin() {
+		s.flushInterval = math.MaxInt64
+		s.Stats.onRead = true
 	}
 	static := b.boot.Proto().GetStaticResources()
 	for i, c := range static.GetClusters() {
@@ -162,6 +183,7 @@ func (b *builder) build(listen bool) error {
 		}
 		s.listeners = append(s.listeners, l)
 	}
+	b.serverStats(len(s.clusters), len(s.listeners))
 	if !listen {
 		return nil
 	}
@@ -172,7 +194,8 @@ func (b *builder) build(listen bool) error {
 		if err != nil {
 			return err
 		}
-		if l.Listener, err = net.Listen("tcp", address); err != nil {
+		reusePort := canReusePort && (c.GetEnableReusePort() == nil || c.GetEnableReusePort().GetValue())
+		if l.sockets, err = listenTCP(b.ctx, address, s.options.Concurrency, reusePort); err != nil {
 			return b.boot.Errorf(path, "listener %q: cannot listen on %s: %v", l.name, address, plainListenError(err))
 		}
 	}
@@ -189,6 +212,11 @@ func plainListenError(err error) error {
 
 func (b *builder) listener(path string, c *listenerv3.Listener) (*listener, error) {
 	l := &listener{name: c.GetName(), server: b.server}
+	l.inbound = c.GetTrafficDirection() == corev3.TrafficDirection_INBOUND
+	l.modifyOnly = c.GetDrainType() == listenerv3.Listener_MODIFY_ONLY
+	b.listenerPrefix = "listener." + listenerStatName(c) + "."
+	l.stats = newListenerStats(&b.server.Stats, b.listenerPrefix, workerNames(b.server.options.Concurrency))
+	b.server.Stats.zero(b.listenerPrefix, "extension_config_missing", "network_extension_config_missing")
 	for i, chain := range c.GetFilterChains() {
 		path := at(path, "filter_chains", i)
 		if i > 0 || len(chain.GetFilters()) != 1 {
@@ -214,6 +242,16 @@ func (b *builder) listener(path string, c *listenerv3.Listener) (*listener, erro
 	return l, nil
 }
 
+// listenerStatName is the listener's name in stats: its address.
+func listenerStatName(c *listenerv3.Listener) string {
+	if c.GetStatPrefix() != "" {
+		return c.GetStatPrefix()
+	}
+	sa := c.GetAddress().GetSocketAddress()
+	address := net.JoinHostPort(sa.GetAddress(), strconv.Itoa(int(sa.GetPortValue())))
+	return strings.ReplaceAll(address, ":", "_")
+}
+
 // socketAddress gives host:port of an address.
 func (b *builder) socketAddress(path string, a *corev3.Address) (string, error) {
 	sa := a.GetSocketAddress()
@@ -229,8 +267,23 @@ func (b *builder) socketAddress(path string, a *corev3.Address) (string, error) 
 // Start accepts connections, in goroutines of its own.
 func (s *Server) Start() {
 	for _, l := range s.listeners {
-		go l.serve()
+		for worker := range l.sockets {
+			go l.serve(worker)
+		}
 	}
+	s.Stats.runHooks()
+	go func() {
+		tick := time.NewTicker(s.flushInterval)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+				s.Stats.Flush()
+			case <-s.closing:
+				return
+			}
+		}
+	}()
 }
 
 // ListenerAddress is a listener by name and where it really listens.
@@ -243,43 +296,26 @@ type ListenerAddress struct {
 func (s *Server) Listeners() []ListenerAddress {
 	var list []ListenerAddress
 	for _, l := range s.listeners {
-		list = append(list, ListenerAddress{l.name, l.Addr()})
+		list = append(list, ListenerAddress{l.name, l.sockets[0].Addr()})
 	}
 	return list
 }
 
-// Drain stops accepting, lets requests under way end and closes idle
-// connections. It returns when all are closed or ctx is done.
-func (s *Server) Drain(ctx context.Context) {
-	s.drainOnce.Do(func() {
-		close(s.draining)
-		for _, l := range s.listeners {
-			if l.Listener != nil {
-				l.Close()
-			}
-		}
-	})
-	s.conns.mu.Lock()
-	for c := range s.conns.open {
-		if c.idle.Load() {
-			c.SetReadDeadline(past)
-		}
-	}
-	s.conns.mu.Unlock()
-	done := make(chan struct{})
-	go func() { s.conns.wg.Wait(); close(done) }()
+// isClosing says whether Close was called.
+func (s *Server) isClosing() bool {
 	select {
-	case <-done:
-	case <-ctx.Done():
+	case <-s.closing:
+		return true
+	default:
+		return false
 	}
 }
 
 // Close ends everything at once and waits until it has ended.
 func (s *Server) Close() {
 	s.closeOnce.Do(func() {
-		ctx, cancel := context.WithCancel(context.Background())
-		cancel()
-		s.Drain(ctx)
+		s.drains.close()
+		s.StopListeners(AllListeners)
 		close(s.closing)
 		s.conns.mu.Lock()
 		for c := range s.conns.open {

@@ -1,8 +1,9 @@
 package proxy
 
 import (
-	"maps"
+	"cmp"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -10,24 +11,79 @@ import (
 	"switchyard/hostsim/vm"
 )
 
-// Stats holds counters and gauges by Envoy's names. It is safe for concurrent
-// use; a Stat is looked up once, when the configuration is loaded.
+// Stats holds counters, gauges and histograms by Envoy's names. It is safe for
+// concurrent use; a Stat is looked up once, when the configuration is loaded.
 type Stats struct {
-	mu    sync.Mutex
-	stats map[string]*Stat
-	funcs map[string]func() int64
-	ahead []func()
+	mu         sync.Mutex
+	stats      map[string]*Stat
+	histograms map[string]*Histogram
+	ahead      []func()
+	flushing   []func()
+	onRead     bool // stats_flush_on_admin
 }
 
+// StatKind says what a stat is.
+type StatKind uint8
+
+const (
+	Counter StatKind = iota
+	Gauge
+)
+
 // Stat is one counter or gauge.
-type Stat struct{ value atomic.Int64 }
+type Stat struct {
+	value atomic.Int64
+	used  atomic.Bool
+	kind  StatKind
+	now   func() (value int64, used bool) // instead of value, if it is not nil
+}
 
-func (s *Stat) Add(n int64)  { s.value.Add(n) }
-func (s *Stat) Set(n int64)  { s.value.Store(n) }
-func (s *Stat) Value() int64 { return s.value.Load() }
+// Add adds to the stat.
+func (s *Stat) Add(n int64) {
+	s.value.Add(n)
+	s.use()
+}
 
-// Stat returns the stat with that name, made on its first use.
-func (s *Stats) Stat(name string) *Stat {
+// Set sets a gauge.
+func (s *Stat) Set(n int64) {
+	s.value.Store(n)
+	s.use()
+}
+
+func (s *Stat) use() {
+	if !s.used.Load() { // nobody else's cache line, if it is set already
+		s.used.Store(true)
+	}
+}
+
+// Value returns what the stat says now.
+func (s *Stat) Value() int64 {
+	if s.now != nil {
+		n, _ := s.now()
+		return n
+	}
+	return s.value.Load()
+}
+
+// Used says whether anything was ever written to the stat, be it 0.
+func (s *Stat) Used() bool {
+	if s.now != nil {
+		_, used := s.now()
+		return used
+	}
+	return s.used.Load()
+}
+
+// Kind says whether it is a counter or a gauge.
+func (s *Stat) Kind() StatKind { return s.kind }
+
+// Stat returns the counter with that name, made on its first use.
+func (s *Stats) Stat(name string) *Stat { return s.get(name, Counter) }
+
+// Gauge returns the gauge with that name, made on its first use.
+func (s *Stats) Gauge(name string) *Stat { return s.get(name, Gauge) }
+
+func (s *Stats) get(name string, kind StatKind) *Stat {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.stats == nil {
@@ -35,20 +91,45 @@ func (s *Stats) Stat(name string) *Stat {
 	}
 	stat := s.stats[name]
 	if stat == nil {
-		stat = &Stat{}
-		s.stats[name] = stat
+		stat = &Stat{kind: kind}
+		s.stats[strings.Clone(name)] = stat
 	}
 	return stat
 }
 
-// gauge adds a stat whose value is asked for when somebody reads it.
-func (s *Stats) gauge(name string, value func() int64) {
+// Histogram returns the histogram with that name, made on its first use.
+func (s *Stats) Histogram(name string) *Histogram {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.funcs == nil {
-		s.funcs = map[string]func() int64{}
+	if s.histograms == nil {
+		s.histograms = map[string]*Histogram{}
 	}
-	s.funcs[name] = value
+	h := s.histograms[name]
+	if h == nil {
+		h = &Histogram{}
+		s.histograms[strings.Clone(name)] = h
+	}
+	return h
+}
+
+// zero makes counters that stay 0, because Envoy has them.
+func (s *Stats) zero(prefix string, names ...string) {
+	for _, name := range names {
+		s.Stat(prefix + name)
+	}
+}
+
+// zeroGauges is zero for gauges.
+func (s *Stats) zeroGauges(prefix string, names ...string) {
+	for _, name := range names {
+		s.Gauge(prefix + name)
+	}
+}
+
+// computed makes a gauge whose value is asked for when somebody reads it, and
+// whether it counts as used.
+func (s *Stats) computed(name string, now func() (int64, bool)) {
+	s.get(name, Gauge).now = now
 }
 
 // beforeRead has f called whenever somebody reads the stats, so that they show
@@ -59,47 +140,112 @@ func (s *Stats) beforeRead(f func()) {
 	s.ahead = append(s.ahead, f)
 }
 
-// Each calls f for every stat in the order of names.
-func (s *Stats) Each(f func(name string, value int64)) {
+// onFlush has f called at each flush: Envoy sets some gauges only then.
+func (s *Stats) onFlush(f func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.flushing = append(s.flushing, f)
+}
+
+// Flush does what Envoy does each stats_flush_interval, 5 s if nothing else is
+// configured: histograms show what was recorded before it.
+func (s *Stats) Flush() {
+	s.runHooks()
+	s.mu.Lock()
+	all := make([]*Histogram, 0, len(s.histograms))
+	for _, h := range s.histograms {
+		all = append(all, h)
+	}
+	s.mu.Unlock()
+	for _, h := range all {
+		h.merge()
+	}
+}
+
+func (s *Stats) runHooks() {
+	s.mu.Lock()
+	hooks := slices.Clone(s.flushing)
+	s.mu.Unlock()
+	for _, f := range hooks {
+		f()
+	}
+}
+
+// ResetCounters makes all counters 0.
+func (s *Stats) ResetCounters() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, stat := range s.stats {
+		if stat.kind == Counter {
+			stat.value.Store(0)
+			stat.used.Store(false)
+		}
+	}
+}
+
+// Named is a stat or a histogram and its name.
+type Named[T any] struct {
+	Name string
+	Stat T
+}
+
+func sorted[T any](m map[string]T) []Named[T] {
+	all := make([]Named[T], 0, len(m))
+	for name, stat := range m {
+		all = append(all, Named[T]{name, stat})
+	}
+	slices.SortFunc(all, func(a, b Named[T]) int { return cmp.Compare(a.Name, b.Name) })
+	return all
+}
+
+// All returns the counters and gauges, and the histograms, each in the order
+// of names.
+func (s *Stats) All() ([]Named[*Stat], []Named[*Histogram]) {
 	s.mu.Lock()
 	ahead := slices.Clone(s.ahead)
 	s.mu.Unlock()
 	for _, look := range ahead {
 		look()
 	}
-	snapshot := map[string]int64{}
+	if s.onRead {
+		s.Flush()
+	}
 	s.mu.Lock()
-	for name, stat := range s.stats {
-		snapshot[name] = stat.Value()
-	}
-	for name, value := range s.funcs {
-		snapshot[name] = value()
-	}
-	s.mu.Unlock()
-	for _, name := range slices.Sorted(maps.Keys(snapshot)) {
-		f(name, snapshot[name])
+	defer s.mu.Unlock()
+	return sorted(s.stats), sorted(s.histograms)
+}
+
+// Each calls f for every counter and gauge in the order of names.
+func (s *Stats) Each(f func(name string, value int64)) {
+	all, _ := s.All()
+	for _, n := range all {
+		f(n.Name, n.Stat.Value())
 	}
 }
+
+// GuestPrefix stands before the names of what plugins count.
+const GuestPrefix = "wasmcustom."
 
 // guestMetrics puts what plugins count among the Stats, by Envoy's names.
 type guestMetrics Stats
 
 func (m *guestMetrics) Metric(t abi.MetricType, name string) vm.Metric {
-	if t == abi.MetricHistogram {
-		return &guestMetric{&Stat{}, t} // Envoy's /stats lists quantiles of it; hostsim keeps none
+	s, name := (*Stats)(m), GuestPrefix+name
+	switch t {
+	case abi.MetricHistogram:
+		return guestHistogram{s.Histogram(name)}
+	case abi.MetricGauge:
+		return guestMetric{s.Gauge(name)}
 	}
-	return &guestMetric{(*Stats)(m).Stat("wasmcustom." + name), t}
+	return guestMetric{s.Stat(name)}
 }
 
-type guestMetric struct {
-	stat *Stat
-	t    abi.MetricType
-}
+type guestMetric struct{ *Stat }
 
-func (m *guestMetric) Add(n int64)   { m.stat.Add(n) }
-func (m *guestMetric) Value() uint64 { return uint64(m.stat.Value()) }
-func (m *guestMetric) Record(n uint64) {
-	if m.t == abi.MetricGauge {
-		m.stat.Set(int64(n))
-	}
-}
+func (m guestMetric) Value() uint64   { return uint64(m.Stat.Value()) }
+func (m guestMetric) Record(n uint64) { m.Set(int64(n)) }
+
+type guestHistogram struct{ *Histogram }
+
+func (guestHistogram) Add(int64)     {}
+func (guestHistogram) Value() uint64 { return 0 }

@@ -121,7 +121,9 @@ func (s *stream) answer(r *localReply) {
 		s.requestHasCome()
 		r = s.decodeHeaders()
 	}
-	if r == nil {
+	if r == nil && s.hcm.admin != nil {
+		r = s.administrate()
+	} else if r == nil {
 		r = s.forward()
 	}
 	if r != nil {
@@ -177,11 +179,15 @@ func (s *stream) end() {
 	defer s.mu.Unlock()
 	stats := &s.hcm.stats
 	stats.activeRequests.Add(-1)
+	stats.time.Record(uint64(time.Since(s.start).Milliseconds()))
 	if s.upgraded {
 		stats.activeUpgrades.Add(-1)
 		s.upgraded = false
 	}
 	switch {
+	case s.conn.server.isClosing() && (s.status == 0 || s.status == 101 || s.broken):
+		// Envoy says so of whatever is under way when it exits.
+		s.details, s.flags = "downstream_local_disconnect(purging_socket_that_have_not_progressed_to_connections)", "DC"
 	case s.flags == "DC":
 		stats.destroyedBusy.Add(1)
 		stats.destroyedBusyByPeer.Add(1)
@@ -357,7 +363,7 @@ func (s *stream) sendLocal(r *localReply) {
 	if up := s.upstream.Swap(nil); up != nil {
 		s.letGo(up, resetHere)
 	}
-	if r.status == 0 { // nobody is there to read it
+	if r.status == 0 || s.conn.server.isClosing() { // nobody is there to read it
 		return
 	}
 	if r.status == 400 && !s.hcm.streamErrors {

@@ -45,9 +45,9 @@ func (s *stream) tunnel(up *upstreamConn) {
 	defer s.conn.tunnel.Store(nil)
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		t.end(t.relay(&s.conn.in, up.Conn, false, &s.bytesReceived, "downstream_remote_disconnect", "DC"))
+		t.end(t.relay(&s.conn.in, up.Conn, up.host.cluster.stats.bytesSent, false, &s.bytesReceived, "downstream_remote_disconnect", "DC"))
 	})
-	details, flags := t.relay(&up.in, s.conn.Conn, true, &s.bytesSent,
+	details, flags := t.relay(&up.in, s.conn.Conn, s.hcm.stats.bytesSent, true, &s.bytesSent,
 		"upstream_reset_after_response_started{connection_termination}", "UC")
 	if t.end(details, flags) && flags == "UC" {
 		how = resetByPeer
@@ -92,7 +92,7 @@ func (t *tunnel) wake() {
 //
 // Where no filter looks at the bytes the kernel moves them, without their
 // coming here at all.
-func (t *tunnel) relay(in *input, to net.Conn, response bool, count *atomic.Int64, closed, flags string) (string, string) {
+func (t *tunnel) relay(in *input, to net.Conn, sent *Stat, response bool, count *atomic.Int64, closed, flags string) (string, string) {
 	s := t.stream
 	filtered, woken, filter, passed := s.chain.requestData, &s.wakeUp.requestWoken, s.decodeData, s.takeDecoded
 	if response {
@@ -118,10 +118,13 @@ func (t *tunnel) relay(in *input, to net.Conn, response bool, count *atomic.Int6
 			if _, err := to.Write(out); err != nil {
 				return "", ""
 			}
+			sent.Add(int64(len(out)))
 		case kernel != nil:
 			if moved, err = kernel.move(); errors.Is(err, errNoPipe) {
 				kernel, err = nil, nil
 			}
+			in.received.Add(int64(moved))
+			sent.Add(int64(moved))
 		default:
 			err = in.fill(bodyBuffer)
 		}
@@ -148,6 +151,7 @@ func (t *tunnel) relay(in *input, to net.Conn, response bool, count *atomic.Int6
 					if _, err := to.Write(out); err != nil {
 						return "", ""
 					}
+					sent.Add(int64(len(out)))
 				}
 			}
 		}

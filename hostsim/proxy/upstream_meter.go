@@ -101,6 +101,7 @@ func (s *stream) letGo(up *upstreamConn, how ending) {
 func (u *upstreamConn) Write(b []byte) (int, error) {
 	n, err := u.Conn.Write(b)
 	u.sent += int64(n)
+	u.host.cluster.stats.bytesSent.Add(int64(n))
 	return n, err
 }
 

@@ -314,7 +314,7 @@ func (b *builder) wasm(path string, c *wasmv3.PluginConfig) (filterFactory, erro
 	if s.engine == nil {
 		b.guestLog = &guestLog{Handler: s.options.Logger.With("component", "wasm").Handler()}
 		s.guestLog = slog.New(b.guestLog)
-		s.callouts.open, s.callouts.hcm = map[*callout]struct{}{}, &hcm{server: s, stats: newHCMStats(&Stats{}, "")}
+		s.callouts.open, s.callouts.hcm = map[*callout]struct{}{}, &hcm{server: s, stats: newHCMStats(&Stats{}, "", "")}
 		s.threads = make([]sync.Mutex, 1+s.options.Concurrency)
 		engine, err := vm.NewEngine(b.ctx, vm.EngineOptions{
 			CacheDir: s.options.CacheDir, Logger: s.guestLog, Metrics: (*guestMetrics)(&s.Stats),

@@ -20,17 +20,31 @@ const (
 )
 
 // levels is the least level that is written, and that of single components.
+// /logging changes them while loggers use them.
 type levels struct {
+	mu        sync.RWMutex
 	standard  slog.Level
 	component map[string]slog.Level
 }
 
+// Level is the name of a component's level.
+func (l *levels) Level(component string) string { return levelName(l.of(component)) }
+
+// SetLevel changes a component's level.
+func (l *levels) SetLevel(component, name string) {
+	if level, err := parseLevel(name); err == nil {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.component[component] = level
+	}
+}
+
 // parseLevels reads the flags --log-level and --component-log-level.
-func parseLevels(standard, components string) (levels, error) {
-	l := levels{component: map[string]slog.Level{}}
+func parseLevels(standard, components string) (*levels, error) {
+	l := &levels{component: map[string]slog.Level{}}
 	var err error
 	if l.standard, err = parseLevel(standard); err != nil {
-		return levels{}, fmt.Errorf("--log-level: %w", err)
+		return nil, fmt.Errorf("--log-level: %w", err)
 	}
 	for _, item := range strings.Split(components, ",") {
 		if components == "" {
@@ -38,10 +52,10 @@ func parseLevels(standard, components string) (levels, error) {
 		}
 		name, text, found := strings.Cut(item, ":")
 		if !found || name == "" {
-			return levels{}, fmt.Errorf("--component-log-level: %q is not name:level", item)
+			return nil, fmt.Errorf("--component-log-level: %q is not name:level", item)
 		}
 		if l.component[name], err = parseLevel(text); err != nil {
-			return levels{}, fmt.Errorf("--component-log-level: %s: %w", name, err)
+			return nil, fmt.Errorf("--component-log-level: %s: %w", name, err)
 		}
 	}
 	return l, nil
@@ -79,8 +93,10 @@ func levelName(l slog.Level) string {
 		return "warning"
 	case l < levelCritical:
 		return "error"
+	case l < levelOff:
+		return "critical"
 	}
-	return "critical"
+	return "off"
 }
 
 // newLogger returns a logger that writes lines as Envoy does, in local time:
@@ -89,12 +105,14 @@ func levelName(l slog.Level) string {
 //
 // The second field is the process, Go has no thread to name. The fourth is the attribute "component" that was given
 // to [slog.Logger.With], or main.
-func newLogger(w io.Writer, l levels) *slog.Logger {
-	return slog.New(&envoyHandler{out: &lineWriter{w: w}, levels: l, component: "main", least: l.of("main")})
+func newLogger(w io.Writer, l *levels) *slog.Logger {
+	return slog.New(&envoyHandler{out: &lineWriter{w: w}, levels: l, component: "main"})
 }
 
 // of is the least level of a component.
-func (l levels) of(component string) slog.Level {
+func (l *levels) of(component string) slog.Level {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
 	if level, ok := l.component[component]; ok {
 		return level
 	}
@@ -110,14 +128,15 @@ type lineWriter struct {
 // envoyHandler is a [slog.Handler]. It is immutable, so that the loggers made of it share nothing but the writer.
 type envoyHandler struct {
 	out       *lineWriter
-	levels    levels
+	levels    *levels
 	component string
-	least     slog.Level
 	attrs     string // as they are written, with a space before each
 	group     string // the prefix of later attributes' names
 }
 
-func (h *envoyHandler) Enabled(_ context.Context, level slog.Level) bool { return level >= h.least }
+func (h *envoyHandler) Enabled(_ context.Context, level slog.Level) bool {
+	return level >= h.levels.of(h.component)
+}
 
 func (h *envoyHandler) Handle(_ context.Context, r slog.Record) error {
 	line := make([]byte, 0, 256)
@@ -142,7 +161,6 @@ func (h *envoyHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
 	for _, a := range attrs {
 		if a.Key == "component" && h.group == "" {
 			n.component = a.Value.String()
-			n.least = h.levels.of(n.component)
 			continue
 		}
 		n.attrs = string(appendAttr([]byte(n.attrs), h.group, a))

@@ -54,7 +54,7 @@ func TestTheHandlerKeepsSlogsContract(t *testing.T) {
 	line := regexp.MustCompile(`^\[([^]]+)\]\[\d+\]\[(\w+)\]\[main\] \[hostsim\] (\w+)((?: \S+=\S+)*)$`)
 	slogtest.Run(t, func(*testing.T) slog.Handler {
 		out.Reset()
-		return newLogger(&out, levels{standard: levelTrace}).Handler()
+		return newLogger(&out, &levels{standard: levelTrace}).Handler()
 	}, func(t *testing.T) map[string]any {
 		m := line.FindStringSubmatch(strings.TrimSuffix(out.String(), "\n"))
 		if m == nil {
@@ -93,7 +93,7 @@ func TestLevels(t *testing.T) {
 			}
 		})
 	}
-	for _, name := range []string{"trace", "debug", "info", "warning", "error", "critical"} {
+	for _, name := range []string{"trace", "debug", "info", "warning", "error", "critical", "off"} {
 		l, err := parseLevel(name)
 		if err != nil {
 			t.Fatal(err)

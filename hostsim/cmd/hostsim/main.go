@@ -24,7 +24,7 @@ func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 
 // commandLine is what kong reads the arguments into.
 type commandLine struct {
-	Run runCommand `cmd:"" help:"Run a bootstrap until SIGTERM or SIGINT, then drain."`
+	Run runCommand `cmd:"" help:"Run a bootstrap until SIGTERM or SIGINT."`
 }
 
 // runCommand has the flags of envoy, by Envoy's names.
@@ -40,11 +40,14 @@ type runCommand struct {
 	FileFlushInterval uint   `name:"file-flush-interval-msec" default:"1000" placeholder:"MSEC" help:"How often access logs are written out."`
 	LogPath           string `placeholder:"FILE" help:"Write the log to this file instead of stderr."`
 
+	DrainTimeS    uint   `name:"drain-time-s" default:"600" placeholder:"SECONDS" help:"How long /drain_listeners?graceful takes."`
+	DrainStrategy string `name:"drain-strategy" enum:"gradual,immediate" default:"gradual" help:"While it drains: gradual ends the more connections the later it is, immediate each with its next response."`
+
 	// Taken so that an envoy command line works as it is. There is no hot restart, and so nothing for them to do.
 	BaseID            uint `name:"base-id" hidden:""`
 	UseDynamicBaseID  bool `name:"use-dynamic-base-id" hidden:""`
 	DisableHotRestart bool `hidden:""`
-	DrainTimeS        uint `name:"drain-time-s" hidden:""`
+	ParentShutdownS   uint `name:"parent-shutdown-time-s" hidden:""`
 }
 
 // run is main without the process: it returns the exit code. An error is one line on stderr and exit code 1.
@@ -103,18 +106,26 @@ func (r *runCommand) run(stdout, stderr io.Writer) error {
 	options := hostsim.Options{
 		Concurrency:      cmp.Or(r.Concurrency, runtime.NumCPU()),
 		AdminAddressPath: r.AdminAddressPath,
+		DrainTime:        time.Duration(r.DrainTimeS) * time.Second,
+		DrainAtOnce:      r.DrainStrategy == "immediate",
 		Logger:           newLogger(log, levels),
-		CacheDir:         cacheDir(),
-		Stdout:           stdout,
-		Stderr:           stderr,
+		Levels:           levels,
 		LogFlushInterval: time.Duration(r.FileFlushInterval) * time.Millisecond,
+		CommandLine: hostsim.CommandLine{
+			ConfigPath: r.ConfigPath, ConfigYAML: r.ConfigYAML, LogLevel: r.LogLevel, ComponentLogLevel: r.ComponentLogLevel, LogPath: r.LogPath,
+			UseDynamicBaseID: r.UseDynamicBaseID, DisableHotRestart: r.DisableHotRestart,
+		},
+		CacheDir: cacheDir(),
+		Stdout:   stdout,
+		Stderr:   stderr,
 	}
 	for _, ignored := range cfg.Ignored() {
 		options.Logger.With("component", "config").Warn("ignored: " + ignored.Error())
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer stop()
-	context.AfterFunc(ctx, stop) // a second signal ends the process without draining
+	context.AfterFunc(ctx, stop) // a second signal ends the process at once
+	signal.Ignore(syscall.SIGHUP)
 
 	if r.Mode == "validate" {
 		if err := hostsim.Validate(ctx, cfg, options); err != nil {
@@ -128,6 +139,14 @@ func (r *runCommand) run(stdout, stderr io.Writer) error {
 		return err
 	}
 	defer srv.Close()
+	reopen := make(chan os.Signal, 1)
+	signal.Notify(reopen, syscall.SIGUSR1)
+	defer signal.Stop(reopen)
+	go func() {
+		for range reopen {
+			srv.ReopenLogs()
+		}
+	}()
 	return srv.Serve(ctx)
 }
 

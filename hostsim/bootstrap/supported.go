@@ -54,7 +54,8 @@ var supported = map[protoreflect.FullName]string{
 		"normalize_path merge_slashes path_with_escaped_slashes_action use_remote_address stream_idle_timeout drain_timeout delayed_close_timeout request_timeout " +
 		"request_headers_timeout max_request_headers_kb server_name server_header_transformation generate_request_id " +
 		"preserve_external_request_id always_set_request_id_in_response strip_any_host_port strip_trailing_host_dot skip_xff_append via " +
-		"scheme_header_transformation request_id_extension http1_safe_max_connection_duration proxy_100_continue local_reply_config xff_num_trusted_hops internal_address_config original_ip_detection_extensions append_x_forwarded_port",
+		"scheme_header_transformation request_id_extension http1_safe_max_connection_duration proxy_100_continue " +
+		"add_user_agent strip_matching_host_port stream_error_on_invalid_http_message local_reply_config xff_num_trusted_hops internal_address_config original_ip_detection_extensions append_x_forwarded_port",
 	"envoy.extensions.filters.network.http_connection_manager.v3.LocalReplyConfig":                            "mappers body_format",
 	"envoy.extensions.filters.network.http_connection_manager.v3.ResponseMapper":                              "filter status_code body body_format_override headers_to_add",
 	"envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.InternalAddressConfig": "cidr_ranges",

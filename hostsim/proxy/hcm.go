@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"math/rand/v2"
 	"net"
+	"strconv"
 	"strings"
 	"time"
 
@@ -50,9 +51,12 @@ type hcm struct {
 	skipXFF             bool
 	via                 string
 	scheme              string // of every request; "": its own
-	proxyContinue       bool   // 100 (Continue) comes from the upstream
-	preserveID          bool   // a client's x-request-id, at the edge
-	returnID            bool   // x-request-id in responses
+	userAgent           bool   // requests name the node that they come through
+	stripOwnPort        bool   // of the authority, where it is the listener's
+	node                *corev3.Node
+	proxyContinue       bool // 100 (Continue) comes from the upstream
+	preserveID          bool // a client's x-request-id, at the edge
+	returnID            bool // x-request-id in responses
 	generateID          bool
 	idleTimeout         time.Duration // of a connection without a stream; 0: none
 	streamIdle          time.Duration // 0: none
@@ -157,8 +161,8 @@ func (s *stream) decodeManager() *localReply {
 		s.requestHasCome()
 		return &localReply{status: 404, body: "The path is incorrect for CONNECT-UDP", details: "invalid_path"}
 	}
-	if m.stripPort || m.stripDot {
-		h.set(":authority", m.stripHost(h.value(":authority")))
+	if m.stripPort || m.stripDot || m.stripOwnPort {
+		h.set(":authority", m.stripHost(h.value(":authority"), portOf(s.conn.local)))
 	}
 	if r := s.mutateRequest(); r != nil {
 		return r
@@ -194,8 +198,9 @@ func codecReply(err error) *localReply {
 	return r
 }
 
-// stripHost is strip_trailing_host_dot and strip_any_host_port.
-func (m *hcm) stripHost(authority string) string {
+// stripHost is strip_trailing_host_dot, strip_any_host_port and
+// strip_matching_host_port.
+func (m *hcm) stripHost(authority string, own int64) string {
 	host, port := authority, ""
 	if i := strings.LastIndexByte(host, ':'); i >= 0 && !strings.Contains(host[i:], "]") {
 		host, port = host[:i], host[i:]
@@ -203,7 +208,7 @@ func (m *hcm) stripHost(authority string) string {
 	if m.stripDot {
 		host = strings.TrimSuffix(host, ".")
 	}
-	if m.stripPort {
+	if m.stripPort || m.stripOwnPort && port == ":"+strconv.FormatInt(own, 10) {
 		return host
 	}
 	return host + port
@@ -420,6 +425,15 @@ func (s *stream) mutateRequest() *localReply {
 	} else {
 		s.cleanInternal(edge)
 	}
+	if m.userAgent {
+		h.set("x-envoy-downstream-service-cluster", m.node.GetCluster())
+		if h.value("user-agent") == "" {
+			h.set("user-agent", m.node.GetCluster())
+		}
+		if m.node.GetId() != "" {
+			h.set("x-envoy-downstream-service-node", m.node.GetId())
+		}
+	}
 	// What forward_client_cert_details does by default: it is SANITIZE.
 	h.remove("x-forwarded-client-cert")
 	if h.has("referer") && !validReferer(h.value("referer")) {
@@ -594,7 +608,10 @@ func (b *builder) hcm(path string, c *hcmv3.HttpConnectionManager) (*hcm, error)
 		acceptHTTP10:   c.GetHttpProtocolOptions().GetAcceptHttp_10(),
 		defaultHost:    c.GetHttpProtocolOptions().GetDefaultHostForHttp_10(),
 		relativeOnly:   c.GetHttpProtocolOptions().GetAllowAbsoluteUrl() != nil && !c.GetHttpProtocolOptions().GetAllowAbsoluteUrl().GetValue(),
-		streamErrors:   c.GetHttpProtocolOptions().GetOverrideStreamErrorOnInvalidHttpMessage().GetValue(),
+		streamErrors:   c.GetStreamErrorOnInvalidHttpMessage().GetValue(),
+		userAgent:      c.GetAddUserAgent().GetValue(),
+		stripOwnPort:   c.GetStripMatchingHostPort(),
+		node:           b.boot.Proto().GetNode(),
 		scheme:         c.GetSchemeHeaderTransformation().GetSchemeToOverwrite(),
 		proxyContinue:  c.GetProxy_100Continue(),
 		maxLife:        c.GetCommonHttpProtocolOptions().GetMaxConnectionDuration().AsDuration(),
@@ -617,6 +634,9 @@ func (b *builder) hcm(path string, c *hcmv3.HttpConnectionManager) (*hcm, error)
 		delayedClose:   time.Second,
 		requestTimeout: c.GetRequestTimeout().AsDuration(),
 		headersTimeout: c.GetRequestHeadersTimeout().AsDuration(),
+	}
+	if v := c.GetHttpProtocolOptions().GetOverrideStreamErrorOnInvalidHttpMessage(); v != nil {
+		m.streamErrors = v.GetValue()
 	}
 	if c.GetServerName() != "" {
 		m.serverName = c.GetServerName()

@@ -1,0 +1,3 @@
+//go:build tools
+package gateway
+import _ "github.com/envoyproxy/gateway/cmd/envoy-gateway"

@@ -59,6 +59,16 @@ filter-tinygo: go ## Build bin/switchyard-tinygo.wasm with an installed TinyGo
 	$(TINYGO) build -target=wasip1 -no-debug -opt=z -scheduler=none -tags custommalloc -ldflags='-X main.version=$(VERSION)' -o bin/switchyard-tinygo.wasm ./filter/plugin
 	$(GO) run ./filter/plugin/trimexports bin/switchyard-tinygo.wasm
 
+# Modules of their own, for what they depend on.
+nested := filter/image e2e/istio e2e/gateway
+
+# IMAGE=registry.example/switchyard:1 also pushes it.
+IMAGE ?=
+
+.PHONY: image
+image: build ## Build the plugin's images into bin/image, an OCI layout (IMAGE=reference pushes)
+	$(GO) -C filter/image run . -wasm '$(abspath bin/switchyard.wasm)' -out '$(abspath bin/image)' $(if $(IMAGE),-push '$(IMAGE)')
+
 .PHONY: run
 run: build $(if $(ENVOY),$(envoy)) ## Show handshakes and pages on their way through hostsim (ENVOY=1: through Envoy)
 	$(GO) build -o bin/demo ./e2e/demo
@@ -115,6 +125,20 @@ $(world)/java/Clients.class: e2e/world/java/Clients.java e2e/world/java/pom.xml 
 	mvn --quiet --batch-mode -f e2e/world/java/pom.xml dependency:copy-dependencies -DoutputDirectory=$(abspath $(@D))
 	javac -cp '$(@D)/*' -d $(@D) $<
 
+# Istio and Envoy Gateway are large: the first build of either takes many
+# minutes, and about 6 GB of caches.
+.PHONY: e2e-istio
+e2e-istio: image envoy ## Run the files of envoy/istio through Istio's own code, in front of a real Envoy
+	$(GO) -C e2e/istio build -o '$(abspath bin/istio)' .
+	$(GO) -C e2e/istio test -timeout 20m .
+	$(GO) -C filter/image test .
+	ENVOY='$(abspath $(envoy))' E2E_REQUIRE=plugin,envoy,istio $(GO) test -tags istio -timeout 20m -run 'Istio' -count 1 ./e2e
+
+.PHONY: e2e-gateway
+e2e-gateway: image envoy ## Run the files of envoy/gateway through the real Envoy Gateway, in front of a real Envoy
+	$(GO) -C e2e/gateway build -ldflags='-s -w' -o '$(abspath bin/envoy-gateway)' github.com/envoyproxy/gateway/cmd/envoy-gateway
+	ENVOY='$(abspath $(envoy))' E2E_REQUIRE=plugin,envoy,envoy-gateway $(GO) test -tags gateway -timeout 20m -run 'Gateway' -count 1 ./e2e
+
 .PHONY: soak
 soak: build envoy ## Send a million mixed requests to a real Envoy; nothing may trap, and its memory must not grow
 	ENVOY='$(abspath $(envoy))' E2E_REQUIRE=plugin,envoy $(GO) test -tags soak -run '^TestSoak$$' -count 1 -v -timeout 1h ./e2e
@@ -124,8 +148,7 @@ check: go ## Check form and find mistakes: gofmt, go vet, staticcheck
 	@unformatted=$$(gofmt -l envoy e2e filter hostsim); \
 	if [ -n "$$unformatted" ]; then echo "not formatted, run gofmt -w on:" $$unformatted >&2; exit 1; fi
 	$(GO) vet ./...
-	$(GO) vet -tags soak ./e2e
-	$(GO) vet -tags world ./e2e
+	$(GO) vet -tags soak,world,istio,gateway ./e2e
 	GOOS=wasip1 GOARCH=wasm $(GO) vet ./filter/...
 	$(GO) run $(STATICCHECK) ./...
 

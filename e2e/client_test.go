@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -41,11 +42,17 @@ func (o outcome) String() string {
 	return s
 }
 
+// hostField is the field Host up to its value.
+var hostField = regexp.MustCompile(`(?i)(\nhost:[ \t]*)(?:localhost|docker|127\.0\.0\.1)(?::[0-9]+)?`)
+
 // exchange sends raw, with an id for each @@, to the proxy in one write and
 // reports what came of it.
 func (p *proxy) exchange(t *testing.T, raw string) outcome {
 	t.Helper()
 	id := p.upstreams.newID()
+	if p.host != "" {
+		raw = hostField.ReplaceAllString(raw, "${1}"+p.host)
+	}
 	var o outcome
 	if err := o.talk(p.dial, id, strings.ReplaceAll(raw, "@@", id)); err != nil {
 		t.Errorf("%s: %v", p.name, err)

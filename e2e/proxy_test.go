@@ -75,6 +75,7 @@ type proxy struct {
 	tls       *tls.Config       // for its clients, if it serves TLS
 	admin     string            // address of the admin interface
 	log       *lockedBuffer     // what it wrote to stdout and stderr
+	host      string            // that it has routes for, if not for every one
 	upstreams *upstreams
 }
 

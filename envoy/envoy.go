@@ -6,5 +6,5 @@ import "embed"
 // Files has every deployable file under its path in this directory, such as
 // bootstrap/minimal.yaml.
 //
-//go:embed bootstrap
+//go:embed bootstrap istio gateway
 var Files embed.FS

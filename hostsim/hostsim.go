@@ -20,18 +20,23 @@ import (
 	"net"
 	"os"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	"switchyard/hostsim/admin"
 	"switchyard/hostsim/bootstrap"
+	"switchyard/hostsim/patch"
 	"switchyard/hostsim/proxy"
 )
 
 // Config is a checked bootstrap.
 type Config struct {
-	boot    *bootstrap.Bootstrap
-	ignored []error
+	boot     *bootstrap.Bootstrap
+	ignored  []error
+	warnings []patch.Warning
 }
 
 // Load reads and checks a bootstrap file. Errors are one line each: file,
@@ -43,6 +48,9 @@ func Parse(name string, data []byte) (*Config, error) {
 	return load([]bootstrap.Text{{Name: name, Data: data}}, false)
 }
 
+// Warnings are about what the objects of [Source.Apply] do not do, in the order of their text.
+func (c *Config) Warnings() []patch.Warning { return c.warnings }
+
 // Source is where a bootstrap comes from, as Envoy's command line says it.
 type Source struct {
 	// File is a bootstrap file, "" for none.
@@ -52,10 +60,67 @@ type Source struct {
 	// IgnoreUnsupported passes over what is not simulated, as long as the
 	// routing decisions are the same without it; see [Config.Ignored].
 	IgnoreUnsupported bool
+	// Apply are files with EnvoyFilters and WasmPlugins, which are applied to the bootstrap as Istio would; see
+	// [switchyard/hostsim/patch].
+	Apply []string
+	// Wasm has the file for each URL of a plugin in them that the Istio agent would fetch.
+	Wasm map[string]string
 }
 
-// Load reads and checks the bootstrap.
+// Load reads and checks the bootstrap. Where something is applied to it, lines in errors are those of what Render returns.
 func (s Source) Load() (*Config, error) {
+	texts, err := s.texts()
+	if err != nil {
+		return nil, err
+	}
+	if len(s.Apply) == 0 {
+		return load(texts, s.IgnoreUnsupported)
+	}
+	text, warnings, err := s.Render()
+	if err != nil {
+		return nil, err
+	}
+	cfg, err := load([]bootstrap.Text{{Name: "rendered " + strings.TrimSuffix(texts[0].Name, ".json"), Data: text}}, s.IgnoreUnsupported)
+	if err != nil {
+		return nil, err
+	}
+	cfg.warnings = warnings
+	return cfg, nil
+}
+
+// Render returns the bootstrap as one YAML text that Envoy reads, with everything merged and applied, also what is not simulated.
+func (s Source) Render() ([]byte, []patch.Warning, error) {
+	texts, err := s.texts()
+	if err != nil {
+		return nil, nil, err
+	}
+	boot, err := bootstrap.Parse(texts...)
+	if err != nil {
+		return nil, nil, err
+	}
+	var objects []patch.Text
+	for _, name := range s.Apply {
+		text, err := bootstrap.ReadFile(name)
+		if err != nil {
+			return nil, nil, err
+		}
+		objects = append(objects, text)
+	}
+	read, err := patch.Read(objects...)
+	if err != nil {
+		return nil, nil, err
+	}
+	merged := proto.CloneOf(boot.Proto())
+	warnings, err := read.Apply(merged, patch.Options{Wasm: s.Wasm})
+	if err != nil {
+		return nil, nil, err
+	}
+	text, err := patch.Render(merged)
+	return text, warnings, err
+}
+
+// texts are what the bootstrap is merged of.
+func (s Source) texts() ([]bootstrap.Text, error) {
 	var texts []bootstrap.Text
 	if s.File != "" {
 		text, err := bootstrap.ReadFile(s.File)
@@ -70,7 +135,7 @@ func (s Source) Load() (*Config, error) {
 	if texts == nil {
 		return nil, errors.New("no bootstrap")
 	}
-	return load(texts, s.IgnoreUnsupported)
+	return texts, nil
 }
 
 func load(texts []bootstrap.Text, ignore bool) (*Config, error) {

@@ -2,6 +2,8 @@ module switchyard/e2e/gateway
 
 go 1.26.7
 
+tool github.com/envoyproxy/gateway/cmd/envoy-gateway
+
 require github.com/envoyproxy/gateway v1.9.1
 
 require (

@@ -24,13 +24,49 @@ func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 
 // commandLine is what kong reads the arguments into.
 type commandLine struct {
-	Run runCommand `cmd:"" help:"Run a bootstrap until SIGTERM or SIGINT."`
+	Run    runCommand    `cmd:"" help:"Run a bootstrap until SIGTERM or SIGINT."`
+	Render renderCommand `cmd:"" help:"Print the bootstrap with all that is merged and applied, as YAML that Envoy reads."`
+}
+
+// source has the flags that say what the bootstrap is: Envoy's, and what Istio would do to it.
+type source struct {
+	ConfigPath string            `short:"c" placeholder:"FILE" help:"The bootstrap: .yaml, .yml or .json."`
+	ConfigYAML string            `name:"config-yaml" placeholder:"TEXT" help:"A bootstrap, merged into that of -c."`
+	Apply      []string          `sep:"none" placeholder:"FILE" help:"EnvoyFilters and WasmPlugins to apply as Istio does; may be repeated."`
+	Wasm       map[string]string `mapsep:"none" placeholder:"URL=FILE" help:"The file that stands for the URL of a WasmPlugin; may be repeated."`
+}
+
+// renderCommand prints what run would run.
+type renderCommand struct {
+	source
+}
+
+func (r *renderCommand) run(stdout, stderr io.Writer) error {
+	s, err := r.source.source()
+	if err != nil {
+		return err
+	}
+	text, warnings, err := s.Render()
+	if err != nil {
+		return err
+	}
+	for _, w := range warnings {
+		fmt.Fprintln(stderr, "warning:", w)
+	}
+	_, err = stdout.Write(text)
+	return err
+}
+
+func (s source) source() (hostsim.Source, error) {
+	if s.ConfigPath == "" && s.ConfigYAML == "" {
+		return hostsim.Source{}, errors.New("no bootstrap, use -c FILE")
+	}
+	return hostsim.Source{File: s.ConfigPath, YAML: s.ConfigYAML, Apply: s.Apply, Wasm: s.Wasm}, nil
 }
 
 // runCommand has the flags of envoy, by Envoy's names.
 type runCommand struct {
-	ConfigPath        string `short:"c" placeholder:"FILE" help:"The bootstrap: .yaml, .yml or .json."`
-	ConfigYAML        string `name:"config-yaml" placeholder:"TEXT" help:"A bootstrap, merged into that of -c."`
+	source
 	IgnoreUnsupported bool   `help:"Warn of what is not simulated and cannot change a routing decision, instead of refusing it."`
 	Mode              string `enum:"serve,validate" default:"serve" help:"serve, or validate: check the bootstrap and exit."`
 	Concurrency       int    `placeholder:"N" help:"Number of workers, by default one for each CPU."`
@@ -64,11 +100,15 @@ func run(args []string, stdout, stderr io.Writer) int {
 		if err != nil {
 			return err
 		}
-		if _, err := parser.Parse(args); exited < 0 && err != nil {
-			return fmt.Errorf("%w, see hostsim run --help", err)
-		}
+		parsed, err := parser.Parse(args)
 		if exited >= 0 { // --help
 			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("%w, see hostsim run --help", err)
+		}
+		if parsed.Command() == "render" {
+			return cl.Render.run(stdout, stderr)
 		}
 		return cl.Run.run(stdout, stderr)
 	}()
@@ -122,6 +162,9 @@ func (r *runCommand) run(stdout, stderr io.Writer) error {
 	for _, ignored := range cfg.Ignored() {
 		options.Logger.With("component", "config").Warn("ignored: " + ignored.Error())
 	}
+	for _, w := range cfg.Warnings() {
+		options.Logger.With("component", "config").Warn(w.String())
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once
@@ -151,10 +194,12 @@ func (r *runCommand) run(stdout, stderr io.Writer) error {
 }
 
 func (r *runCommand) load() (*hostsim.Config, error) {
-	if r.ConfigPath == "" && r.ConfigYAML == "" {
-		return nil, errors.New("no bootstrap, use -c FILE")
+	s, err := r.source.source()
+	if err != nil {
+		return nil, err
 	}
-	return hostsim.Source{File: r.ConfigPath, YAML: r.ConfigYAML, IgnoreUnsupported: r.IgnoreUnsupported}.Load()
+	s.IgnoreUnsupported = r.IgnoreUnsupported
+	return s.Load()
 }
 
 // cacheDir is where compiled plugins are kept between runs, "" if there is no place.

@@ -76,6 +76,9 @@ type proxy struct {
 	admin     string            // address of the admin interface
 	log       *lockedBuffer     // what it wrote to stdout and stderr
 	host      string            // that it has routes for, if not for every one
+
+	// refuses says of a handshake or page with these spoofed fields whether it answers 400, where others pass the fields over.
+	refuses   func(fields string, socket bool) bool
 	upstreams *upstreams
 }
 

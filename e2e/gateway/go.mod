@@ -4,7 +4,7 @@ go 1.26.7
 
 tool github.com/envoyproxy/gateway/cmd/envoy-gateway
 
-require github.com/envoyproxy/gateway v1.9.1
+require github.com/envoyproxy/gateway v1.9.1 // indirect
 
 require (
 	cel.dev/expr v0.25.3 // indirect

@@ -1,0 +1,335 @@
+//go:build gateway
+
+package e2e
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"switchyard/envoy"
+)
+
+// envoyGateway is the real one, built by way of e2e/gateway.
+var envoyGateway = peer{name: "envoy-gateway", env: "ENVOY_GATEWAY", path: "bin/envoy-gateway", get: "make e2e-gateway"}
+
+// inNamespace is set in the process that has a network and mounts of its own: Envoy Gateway has fixed ports and fixed paths.
+const inNamespace = "SWITCHYARD_IN_NAMESPACE"
+
+// isolated runs the test again in a network and a mount namespace of its own, and reports whether this is the process in there.
+func isolated(t *testing.T) bool {
+	t.Helper()
+	if os.Getenv(inNamespace) != "" {
+		command(t, "ip", "link", "set", "lo", "up")
+		return true
+	}
+	name := "^" + strings.ReplaceAll(t.Name(), "/", "$/^") + "$"
+	cmd := exec.Command("unshare", "--net", "--mount", os.Args[0], "-test.run", name, "-test.v", "-test.timeout", "10m")
+	cmd.Env = append(os.Environ(), inNamespace+"=1")
+	out, err := cmd.CombinedOutput()
+	switch {
+	case err == nil:
+		t.Logf("%s", out)
+	case strings.Contains(string(out), "unshare: ") || len(out) == 0:
+		required := strings.Contains(os.Getenv("E2E_REQUIRE"), envoyGateway.name)
+		if required {
+			t.Fatalf("this machine allows no namespaces: %v %s", err, out)
+		}
+		t.Skipf("this machine allows no namespaces: %v %s", err, out)
+	default:
+		t.Errorf("%v\n%s", err, out)
+	}
+	return false
+}
+
+func command(t *testing.T, name string, args ...string) {
+	t.Helper()
+	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
+		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
+	}
+}
+
+// hostInfrastructure is what makes Envoy Gateway run our Envoy on this machine.
+const hostInfrastructure = `apiVersion: gateway.networking.k8s.io/v1
+kind: GatewayClass
+metadata: {name: eg}
+spec:
+  controllerName: gateway.envoyproxy.io/gatewayclass-controller
+  parametersRef: {group: gateway.envoyproxy.io, kind: EnvoyProxy, name: host, namespace: default}
+---
+apiVersion: gateway.envoyproxy.io/v1alpha1
+kind: EnvoyProxy
+metadata: {name: host, namespace: default}
+spec:
+  provider: {type: Host, host: {envoyVersion: "1.40.0"}}
+`
+
+// startGateway runs Envoy Gateway on the files, and waits until its Envoy listens. In there the ports are all free.
+func startGateway(t *testing.T, files ...string) *proxy {
+	t.Helper()
+	u := startUpstreams(t)
+	dir := t.TempDir()
+	config, home := filepath.Join(dir, "config"), filepath.Join(dir, "home")
+	binaries := filepath.Join(home, "data/envoy-versions/1.40.0/bin")
+	for _, d := range []string{config, binaries} {
+		if err := os.MkdirAll(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink(require(t, envoy140), filepath.Join(binaries, "envoy")); err != nil {
+		t.Fatal(err)
+	}
+	server := require(t, envoyGateway)
+	command(t, server, "certgen", "--local", "--config-home", filepath.Join(home, "config"))
+	certificates := filepath.Join(home, "config/certs/envoy")
+	encoded := func(name string) string {
+		b, err := os.ReadFile(filepath.Join(certificates, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return base64.StdEncoding.EncodeToString(b)
+	}
+	// Three things that version 1.9.1 does not do for the plugins of a standalone gateway: it gives Envoy another certificate than the one
+	// on the disk, the path of a container, and a name that only Kubernetes resolves.
+	secret := fmt.Sprintf("apiVersion: v1\nkind: Secret\nmetadata: {name: envoy, namespace: envoy-gateway-system}\ntype: kubernetes.io/tls\n"+
+		"data: {ca.crt: %q, tls.crt: %q, tls.key: %q}\n", encoded("ca.crt"), encoded("tls.crt"), encoded("tls.key"))
+	if err := os.MkdirAll("/certs", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	command(t, "mount", "--bind", certificates, "/certs")
+	hosts := filepath.Join(dir, "hosts")
+	if err := os.WriteFile(hosts, []byte("127.0.0.1 localhost envoy-gateway.envoy-gateway-system.svc.cluster.local\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	command(t, "mount", "--bind", hosts, "/etc/hosts")
+	t.Cleanup(func() {
+		_ = exec.Command("umount", "/certs").Run()
+		_ = os.Remove("/certs")
+		_ = exec.Command("umount", "/etc/hosts").Run()
+	})
+
+	backends := ""
+	for name, port := range map[string]int{"web": u.ports[8080], "websocket": u.ports[8081]} {
+		backends += fmt.Sprintf("---\napiVersion: gateway.envoyproxy.io/v1alpha1\nkind: Backend\nmetadata: {name: %s, namespace: default}\n"+
+			"spec: {endpoints: [{ip: {address: 127.0.0.1, port: %d}}]}\n", name, port)
+	}
+	for i, text := range append([]string{secret, hostInfrastructure, backends}, files...) {
+		if err := os.WriteFile(filepath.Join(config, fmt.Sprintf("%02d.yaml", i)), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	own := filepath.Join(dir, "envoy-gateway.yaml")
+	if err := os.WriteFile(own, []byte(fmt.Sprintf(`apiVersion: gateway.envoyproxy.io/v1alpha1
+kind: EnvoyGateway
+gateway: {controllerName: gateway.envoyproxy.io/gatewayclass-controller}
+provider:
+  type: Custom
+  custom:
+    resource: {type: File, file: {paths: [%q]}}
+    infrastructure:
+      type: Host
+      host: {configHome: %[2]q, dataHome: %[3]q, stateHome: %[4]q, runtimeDir: %[5]q}
+extensionApis: {enableBackend: true, enableEnvoyPatchPolicy: true}
+`, config, filepath.Join(home, "config"), filepath.Join(home, "data"), filepath.Join(home, "state"), filepath.Join(home, "run"))), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(server, "server", "--config-path", own)
+	cmd.Env = append(os.Environ(), "HOME="+home)
+	log := &lockedBuffer{}
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	exited := make(chan struct{})
+	go func() {
+		_ = cmd.Wait()
+		close(exited)
+	}()
+	t.Cleanup(func() {
+		_ = syscall.Kill(cmd.Process.Pid, syscall.SIGTERM) // it stops its Envoy
+		<-exited
+		if t.Failed() {
+			t.Logf("log of Envoy Gateway:\n%s", log.tail(120))
+		}
+	})
+	gate := slices.ContainsFunc(files, func(text string) bool { return strings.Contains(text, "kind: ClientTrafficPolicy") })
+	p := &proxy{name: "Envoy Gateway", admin: "127.0.0.1:19000", upstreams: u, log: log, listeners: map[string]string{}}
+	client := http.Client{}
+	err := await(exited, func() error {
+		if _, err := get(&client, "http://"+p.admin+"/ready"); err != nil {
+			return err
+		}
+		c, err := net.Dial("tcp", "127.0.0.1:8080")
+		if err == nil {
+			c.Close()
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatalf("Envoy Gateway did not start: %v", err)
+	}
+	p.addr = "127.0.0.1:8080"
+	p.refuses = func(fields string, socket bool) bool {
+		// Its own rule is to refuse a name with an underscore. gate.yaml leaves a client's x-upgrade-framing where there is no
+		// Transfer-Encoding, which the plugin takes for content.
+		return strings.Contains(fields, "_") || gate && socket && strings.Contains(lower(fields), "x-upgrade-framing")
+	}
+	return p
+}
+
+// gatewayRoutes are the shipped ones, with backends in place of Services.
+func gatewayRoutes(t *testing.T) string {
+	t.Helper()
+	text := shipped(t, "gateway/routes.yaml")
+	for _, name := range []string{"websocket", "web"} {
+		text = replace(t, text, "    - name: "+name+"\n      port: 80\n", "    - {group: gateway.envoyproxy.io, kind: Backend, name: "+name+"}\n")
+	}
+	return text
+}
+
+// registry serves the images that make image has made, read only.
+func registry(t *testing.T) string {
+	t.Helper()
+	layout := filepath.Join(root, "bin/image")
+	text, err := os.ReadFile(filepath.Join(layout, "index.json"))
+	if err != nil {
+		t.Fatalf("%v (make image)", err)
+	}
+	var index struct {
+		Manifests []struct {
+			MediaType, Digest string
+			Annotations       map[string]string
+		}
+	}
+	if err := json.Unmarshal(text, &index); err != nil {
+		t.Fatal(err)
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("/v2/{$}", func(http.ResponseWriter, *http.Request) {})
+	mux.HandleFunc("/v2/switchyard/{kind}/{reference}", func(w http.ResponseWriter, r *http.Request) {
+		digest := r.PathValue("reference")
+		for _, m := range index.Manifests {
+			if r.PathValue("kind") == "manifests" && (digest == m.Annotations["org.opencontainers.image.ref.name"] || digest == m.Digest) {
+				digest = m.Digest
+				w.Header().Set("Content-Type", m.MediaType)
+			}
+		}
+		w.Header().Set("Docker-Content-Digest", digest)
+		http.ServeFile(w, r, filepath.Join(layout, "blobs", strings.ReplaceAll(digest, ":", "/")))
+	})
+	server := httptest.NewServer(mux)
+	t.Cleanup(server.Close)
+	return strings.TrimPrefix(server.URL, "http://") + "/switchyard"
+}
+
+// files serves the directory of what was built.
+func files(t *testing.T) string {
+	t.Helper()
+	require(t, plugin)
+	server := httptest.NewServer(http.FileServer(http.Dir(filepath.Join(root, "bin"))))
+	t.Cleanup(server.Close)
+	return server.URL
+}
+
+// The files that are shipped for Envoy Gateway do through the real one what minimal.yaml does.
+func TestGatewayPatchPolicy(t *testing.T) {
+	if isolated(t) {
+		policy := replace(t, shipped(t, "gateway/patch-policy.yaml"), "filename: /etc/switchyard/switchyard.wasm", "filename: "+require(t, plugin))
+		testGateway(t, startGateway(t, gatewayRoutes(t), policy))
+	}
+}
+
+func TestGatewayExtensionPolicyHTTP(t *testing.T) {
+	if isolated(t) {
+		policy := replace(t, shipped(t, "gateway/extension-policy-http.yaml"), "https://files.example/", files(t)+"/")
+		testGateway(t, startGateway(t, gatewayRoutes(t), shipped(t, "gateway/gate.yaml"), policy))
+	}
+}
+
+func TestGatewayExtensionPolicyImage(t *testing.T) {
+	if isolated(t) {
+		policy := replace(t, shipped(t, "gateway/extension-policy-image.yaml"), "oci://registry.example/switchyard:1", "oci://"+registry(t)+":oci")
+		testGateway(t, startGateway(t, gatewayRoutes(t), shipped(t, "gateway/gate.yaml"), policy))
+	}
+}
+
+func testGateway(t *testing.T, p *proxy) {
+	t.Run("corpus", func(t *testing.T) { testCorpus(t, p) })
+	t.Run("spoofed metadata", func(t *testing.T) { testSpoofedMetadata(t, p) })
+	t.Run("ignored offers", func(t *testing.T) { testIgnoredOffers(t, p) })
+	t.Run("upgrade with a body", func(t *testing.T) { testUpgradeWithBody(t, p) })
+	t.Run("path normalisation", func(t *testing.T) { testPathNormalisation(t, p) })
+}
+
+// Every file under envoy/gateway is run by a test here.
+func TestEveryGatewayFileIsTested(t *testing.T) {
+	found, err := fs.Glob(envoy.Files, "gateway/*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{"gateway/extension-policy-http.yaml", "gateway/extension-policy-image.yaml", "gateway/gate.yaml", "gateway/patch-policy.yaml", "gateway/routes.yaml"}
+	if !slices.Equal(found, want) {
+		t.Errorf("shipped are %q, tested %q", found, want)
+	}
+}
+
+// Without the gate an EnvoyExtensionPolicy sees only what is exactly `websocket` in Upgrade: all else is answered 403 before.
+func TestGatewayExtensionPolicyAlone(t *testing.T) {
+	if !isolated(t) {
+		return
+	}
+	policy := replace(t, shipped(t, "gateway/extension-policy-http.yaml"), "https://files.example/", files(t)+"/")
+	p := startGateway(t, gatewayRoutes(t), policy)
+	corpus := readCorpus(t)
+	misses := map[string]string{}
+	for i, o := range runCorpus(t, p, corpus) {
+		if !corpus[i].passes(o) {
+			misses[corpus[i].Name] = o.String()
+		}
+	}
+	t.Logf("an EnvoyExtensionPolicy alone passes %d of %d", len(corpus)-len(misses), len(corpus))
+	if diff := cmp.Diff(withoutGate, misses); diff != "" {
+		t.Errorf("misses (-want +got):\n%s", diff)
+	}
+}
+
+// What becomes of a gateway whose plugin cannot be had or does not start: nothing reaches an upstream.
+func TestGatewayFailures(t *testing.T) {
+	if !isolated(t) {
+		return
+	}
+	module := "url: " + files(t) + "/switchyard.wasm"
+	for _, test := range []struct{ name, file, old, new, page, socket string }{
+		{"no such file", "http", "url: https://files.example/switchyard.wasm", "url: " + files(t) + "/none.wasm", "- 500", "- 403"},
+		{"another sum", "http", "url: https://files.example/switchyard.wasm", module + "\n        sha256: " + strings.Repeat("a", 64), "- 500", "- 403"},
+		{"no such image", "image", "oci://registry.example/switchyard:1", "oci://" + registry(t) + ":none", "- 500", "- 403"},
+		{"an image of another sum", "image", "oci://registry.example/switchyard:1", "oci://" + registry(t) + ":oci\n        sha256: " + strings.Repeat("a", 64), "- 500", "- 403"},
+		{"a bad configuration", "http", "        protocol: websocket\n", "        protocol: websocket\n        paht: /\n", "- 503", "- 503"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			policy := replace(t, shipped(t, "gateway/extension-policy-"+test.file+".yaml"), test.old, test.new)
+			policy = strings.Replace(policy, "url: https://files.example/switchyard.wasm", module, 1)
+			p := startGateway(t, gatewayRoutes(t), shipped(t, "gateway/gate.yaml"), policy)
+			if got := p.exchange(t, page).String(); got != test.page {
+				t.Errorf("a page: got %s, want %s", got, test.page)
+			}
+			if got := p.exchange(t, socket).String(); got != test.socket {
+				t.Errorf("a socket: got %s, want %s", got, test.socket)
+			}
+		})
+	}
+}

@@ -125,8 +125,9 @@ func (p *patch) matchesRouteConfiguration(context networking.EnvoyFilter_PatchCo
 	if m.GetName() != "" && m.GetName() != config.GetName() {
 		return p.miss(noRouteConfiguration, config.GetName())
 	}
-	port, portName, gateway := 0, m.GetPortName(), m.GetGateway()
+	port := 0
 	if context == networking.EnvoyFilter_GATEWAY {
+		var portName, gateway string
 		port, portName, gateway = gatewayRoute(config.GetName())
 		if m.GetPortName() != "" && m.GetPortName() != portName || m.GetGateway() != "" && m.GetGateway() != gateway {
 			return p.miss(noRouteConfiguration, config.GetName())

@@ -271,7 +271,7 @@ func TestAllThatIsNotSimulatedIsListedInDocumentOrder(t *testing.T) {
 	const text = `
 static_resources:
   clusters:
-  - {name: a, connect_timeout: 1s, lb_policy: MAGLEV, track_timeout_budgets: true}
+  - {name: a, connect_timeout: 1s, lb_policy: CLUSTER_PROVIDED, track_timeout_budgets: true}
   - name: b
     type: EDS
 stats_server_version_override: 1
@@ -286,7 +286,7 @@ node: {id: a, metadata: {a: b}}
 		got = append(got, u.Error())
 	}
 	want := []string{
-		`x.yaml:4: static_resources.clusters[0].lb_policy: not simulated: lb_policy "MAGLEV", set lb_policy: ROUND_ROBIN or RANDOM or LEAST_REQUEST`,
+		`x.yaml:4: static_resources.clusters[0].lb_policy: not simulated: lb_policy "CLUSTER_PROVIDED", set lb_policy: ROUND_ROBIN or RANDOM or LEAST_REQUEST or RING_HASH or MAGLEV`,
 		`x.yaml:4: static_resources.clusters[0].track_timeout_budgets: not simulated: track_timeout_budgets of Cluster`,
 		`x.yaml:6: static_resources.clusters[1].type: not simulated: type "EDS", set type: STATIC or STRICT_DNS or LOGICAL_DNS`,
 		`x.yaml:7: stats_server_version_override: not simulated: stats_server_version_override of Bootstrap`,

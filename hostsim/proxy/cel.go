@@ -8,6 +8,9 @@ import (
 	"time"
 
 	"cel.dev/cel-go/cel"
+	celast "cel.dev/cel-go/common/ast"
+	celenv "cel.dev/cel-go/common/env"
+	"cel.dev/cel-go/common/operators"
 	"cel.dev/cel-go/common/types"
 	"cel.dev/cel-go/common/types/ref"
 	"cel.dev/cel-go/common/types/traits"
@@ -35,11 +38,11 @@ var celRoots = map[string]func(s *stream, name string) any{
 
 // expression compiles an expression over the attributes of a stream.
 func (b *builder) expression(path, command, source string) (func(*stream) (ref.Val, bool), error) {
-	var variables []cel.EnvOption
+	options := celLanguage()
 	for name := range celRoots {
-		variables = append(variables, cel.Variable(name, cel.MapType(cel.StringType, cel.DynType)))
+		options = append(options, cel.Variable(name, cel.MapType(cel.StringType, cel.DynType)))
 	}
-	env, err := cel.NewEnv(variables...)
+	env, err := cel.NewCustomEnv(options...)
 	if err != nil {
 		return nil, err
 	}
@@ -47,6 +50,9 @@ func (b *builder) expression(path, command, source string) (func(*stream) (ref.V
 	if issues.Err() != nil {
 		first, _, _ := strings.Cut(issues.Err().Error(), "\n")
 		return nil, b.boot.Errorf(path, "%s(%s): %s", command, source, strings.TrimPrefix(first, "ERROR: "))
+	}
+	if problem := beyondLanguage(env, ast); problem != "" {
+		return nil, b.boot.Errorf(path, "%s(%s): failed to create an expression: %s", command, source, problem)
 	}
 	program, err := env.Program(ast, cel.EvalOptions(cel.OptOptimize)) // compiles constant regular expressions once
 	if err != nil {
@@ -56,6 +62,40 @@ func (b *builder) expression(path, command, source string) (func(*stream) (ref.V
 		out, _, err := program.Eval(activation{s})
 		return out, err == nil && !types.IsError(out) && !types.IsUnknown(out)
 	}, nil
+}
+
+// celLanguage is what Envoy leaves of CEL: nothing that could make an
+// expression take long, so neither loops nor the joining of texts and lists,
+// nor string().
+func celLanguage() []cel.EnvOption {
+	subset := celenv.NewLibrarySubset().AddExcludedFunctions(celenv.NewFunction("string"), celenv.NewFunction(operators.Add))
+	add := cel.Overload("add_numbers_and_times", []*cel.Type{cel.DynType, cel.DynType}, cel.DynType,
+		cel.BinaryBinding(func(a, b ref.Val) ref.Val {
+			n, ok := a.(traits.Adder)
+			switch a.(type) {
+			case types.String, types.Bytes, traits.Lister:
+				ok = false
+			}
+			if !ok {
+				return types.NewErr("no such overload: %v + %v", a.Type(), b.Type())
+			}
+			return n.Add(b)
+		}))
+	return []cel.EnvOption{cel.StdLib(cel.StdLibSubset(subset)), cel.Function(operators.Add, add)}
+}
+
+// beyondLanguage says what of an expression is not in celLanguage.
+func beyondLanguage(env *cel.Env, parsed *cel.Ast) (problem string) {
+	celast.PreOrderVisit(parsed.NativeRep().Expr(), celast.NewExprVisitor(func(e celast.Expr) {
+		switch {
+		case problem != "":
+		case e.Kind() == celast.ComprehensionKind:
+			problem = "Comprehension support is disabled"
+		case e.Kind() == celast.CallKind && !env.HasFunction(e.AsCall().FunctionName()):
+			problem = "No overload found in reference resolve step for " + e.AsCall().FunctionName()
+		}
+	}))
+	return problem
 }
 
 // cel compiles %CEL(expression)%, which always gives text, and
@@ -109,11 +149,34 @@ func appendTyped(dst []byte, v ref.Val) ([]byte, kind) {
 	if s, ok := v.(types.String); ok {
 		return append(dst, s...), text
 	}
+	switch v := v.(type) { // protobuf's JSON has 0, 3, 6 or 9 digits behind the point
+	case types.Timestamp:
+		t := v.UTC()
+		return append(appendDigits(t.AppendFormat(dst, "2006-01-02T15:04:05"), t.Nanosecond()), 'Z'), text
+	case types.Duration:
+		if v.Duration < 0 {
+			dst, v.Duration = append(dst, '-'), -v.Duration
+		}
+		dst = strconv.AppendInt(dst, int64(v.Duration/time.Second), 10)
+		return append(appendDigits(dst, int(v.Duration%time.Second)), 's'), text
+	}
 	native, err := v.ConvertToNative(reflect.TypeFor[*structpb.Value]())
 	if err != nil {
 		return dst, absent
 	}
 	return appendJSON(dst, native.(*structpb.Value)), raw
+}
+
+// appendDigits writes a fraction of a second in milli-, micro- or nanoseconds.
+func appendDigits(dst []byte, nanos int) []byte {
+	text := strconv.Itoa(1_000_000_000 + nanos)[1:]
+	for strings.HasSuffix(text, "000") {
+		text = text[:len(text)-3]
+	}
+	if text != "" {
+		dst = append(append(dst, '.'), text...)
+	}
+	return dst
 }
 
 // activation resolves attributes only when an expression asks for them.

@@ -195,10 +195,10 @@ func (b *builder) detection(path string, ext *corev3.TypedExtensionConfig) (dete
 		}
 		proxies, err := b.prefixes(path+".xff_trusted_cidrs.cidrs", c.GetXffTrustedCidrs().GetCidrs())
 		return func(s *stream) (a netip.Addr, _, _ bool, _ *localReply) {
-			if peer, err := netip.ParseAddr(s.conn.remoteIP); err == nil && within(proxies, peer) {
-				a = firstUntrusted(&s.request, proxies)
+			if peer, err := netip.ParseAddr(s.conn.remoteIP); err != nil || !within(proxies, peer) {
+				return a, false, true, nil
 			}
-			return a, false, !skipAppend, nil
+			return firstUntrusted(&s.request, proxies), false, !skipAppend, nil
 		}, err
 	case *custom_headerv3.CustomHeaderConfig:
 		name := canonical(c.GetHeaderName())

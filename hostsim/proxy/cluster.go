@@ -62,6 +62,7 @@ type host struct {
 	active  atomic.Int64           // requests
 	stats   hostStats
 	pools   [2]pool
+	raw     [2]pool // of connections without HTTP, for connect_config
 }
 
 func (c *cluster) newHost(e endpoint, address string) *host {
@@ -69,6 +70,7 @@ func (c *cluster) newHost(e endpoint, address string) *host {
 	c.stats.matched.Add(1) // by the transport socket that there is
 	for i := range h.pools {
 		h.pools[i].host, h.pools[i].breaker = h, &c.breakers[i]
+		h.raw[i].host, h.raw[i].breaker, h.raw[i].raw = h, &c.breakers[i], true
 	}
 	return h
 }
@@ -90,6 +92,7 @@ func (c *cluster) eachPool(f func(*pool)) {
 	for _, h := range c.hosts.Load().all {
 		for i := range h.pools {
 			f(&h.pools[i])
+			f(&h.raw[i])
 		}
 	}
 }
@@ -113,6 +116,7 @@ func (c *cluster) setHosts(hosts []*host) {
 			if !keep[h] {
 				for i := range h.pools {
 					h.pools[i].close()
+					h.raw[i].close()
 				}
 			}
 		}
@@ -167,7 +171,10 @@ func (b *builder) cluster(path string, c *clusterv3.Cluster) (*cluster, error) {
 	if err := b.endpoints(path+".load_assignment", cl, c); err != nil {
 		return nil, err
 	}
-	var err error
+	c, err := b.policyOf(path, c)
+	if err != nil {
+		return nil, err
+	}
 	if cl.balancing, err = b.balancing(path, c); err != nil {
 		return nil, err
 	}

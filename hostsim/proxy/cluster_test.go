@@ -43,7 +43,7 @@ func pickShares(t *testing.T, s *Server, want labels) map[string]int {
 	got := map[string]int{}
 	for range 6000 {
 		name := "none"
-		if h := c.pick(want, nil, 0); h != nil {
+		if h := c.pick(choice{labels: want}); h != nil {
 			name = h.name[strings.LastIndex(h.name, ".")+1:]
 		}
 		got[name]++
@@ -371,7 +371,7 @@ func BenchmarkAcquire(b *testing.B) {
 	c := s.clusters["c"]
 	b.ReportAllocs()
 	for b.Loop() {
-		conn, err := c.pick(nil, nil, 0).pools[0].acquire(st)
+		conn, err := c.pick(choice{labels: nil}).pools[0].acquire(st)
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -98,7 +98,7 @@ var commands = map[string]commandKind{
 	"RESPONSE_CODE": number(func(s *stream) int64 { return int64(s.status) }),
 	"RESPONSE_CODE_DETAILS": {optional, func(_ *builder, _, arg string) (command, error) {
 		return func(dst []byte, s *stream) ([]byte, kind) {
-			if s.details == "" {
+			if s.details == "" && !s.responseBegun { // a plugin's reply may give empty ones
 				return dst, absent
 			}
 			if arg == "ALLOW_WHITESPACES" {

@@ -42,6 +42,7 @@ type filterFactory interface {
 type filterChain struct {
 	filters                   []chainFilter
 	requestData, responseData bool
+	router                    *routerv3.Router
 }
 
 // chainFilter is a filter by the name under which routes configure it.
@@ -180,7 +181,8 @@ func (b *builder) filterChain(path string, list []*hcmv3.HttpFilter) (*filterCha
 			return nil, err
 		}
 		last := i == len(list)-1
-		if _, router := msg.(*routerv3.Router); router != last {
+		var router bool
+		if chain.router, router = msg.(*routerv3.Router); router != last {
 			if router {
 				return nil, b.boot.Errorf(path, "terminal filter %q must be the last of its chain", c.GetName())
 			}

@@ -59,3 +59,18 @@ func grpcMessage(s string) string {
 	}
 	return b.String()
 }
+
+// grpcStatus is what the response says, negative where that is no number, or
+// what its status amounts to.
+func (s *stream) grpcStatus() int {
+	for _, h := range []*Headers{&s.responseTrailers, &s.response} {
+		if !h.has("grpc-status") {
+			continue
+		}
+		if n, ok := parseCount(h.value("grpc-status")); ok {
+			return n
+		}
+		return -1
+	}
+	return grpcStatus(s.status)
+}

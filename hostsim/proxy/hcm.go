@@ -1,11 +1,11 @@
 package proxy
 
 import (
+	"cmp"
 	"encoding/binary"
 	"encoding/hex"
 	"math/rand/v2"
 	"net"
-	"strconv"
 	"strings"
 	"time"
 
@@ -52,6 +52,7 @@ type hcm struct {
 	via                 string
 	scheme              string // of every request; "": its own
 	userAgent           bool   // requests name the node that they come through
+	keepClientCert      bool   // x-forwarded-client-cert
 	stripOwnPort        bool   // of the authority, where it is the listener's
 	node                *corev3.Node
 	proxyContinue       bool // 100 (Continue) comes from the upstream
@@ -120,6 +121,9 @@ func (s *stream) decodeCodec(head []byte) *localReply {
 	if r := s.target(req); r != nil {
 		return r
 	}
+	if s.connect = req.method == "CONNECT"; s.connect {
+		s.upgrade = true
+	}
 	h.insert(":method", req.method)
 	if !s.http11 {
 		if !m.acceptHTTP10 {
@@ -155,6 +159,9 @@ func (s *stream) decodeManager() *localReply {
 		return &localReply{status: 404, details: "absolute_path_rejected"}
 	}
 	if r := m.sanitizePath(h); r != nil {
+		if r.status == 307 {
+			s.requestHasCome()
+		}
 		return r
 	}
 	if equalFold(h.value("upgrade"), "connect-udp") && !udpTarget(h) {
@@ -170,9 +177,9 @@ func (s *stream) decodeManager() *localReply {
 
 	s.findRoute()
 	chain := m.chain
-	if isUpgrade(h) {
+	if s.connect || isUpgrade(h) {
 		var ok bool
-		if chain, ok = m.upgradeChain(s.route, h.value("upgrade")); !ok {
+		if chain, ok = m.upgradeChain(s.route, cmp.Or(h.value("upgrade"), "CONNECT")); !ok {
 			m.stats.upgradeRefused.Add(1)
 			s.conn.drainAfterUpgrade()
 			s.makeFiltersLocked(m.chain)
@@ -208,7 +215,7 @@ func (m *hcm) stripHost(authority string, own int64) string {
 	if m.stripDot {
 		host = strings.TrimSuffix(host, ".")
 	}
-	if m.stripPort || m.stripOwnPort && port == ":"+strconv.FormatInt(own, 10) {
+	if n, ok := parseCount(strings.TrimPrefix(port, ":")); ok && (m.stripPort || m.stripOwnPort && int64(n) == own) {
 		return host
 	}
 	return host + port
@@ -288,6 +295,9 @@ func (s *stream) target(req requestHead) *localReply {
 	h, t := &s.request, req.target
 	switch {
 	case req.method == "CONNECT":
+		if i := strings.LastIndexByte(t, ':'); i < 0 || i == len(t)-1 || strings.ContainsAny(t, "@/") || !validHostPort(t) {
+			return codecReply(&codecError{status: 400, details: "http1.invalid_url"})
+		}
 		h.set(":authority", t)
 		return nil
 	case t[0] == '/' || req.method == "OPTIONS" && t[0] == '*', s.hcm.relativeOnly:
@@ -371,6 +381,7 @@ func (m *hcm) sanitizePath(h *Headers) *localReply {
 	if m.escapedSlashes > hcmv3.HttpConnectionManager_KEEP_UNCHANGED && hasEscapedSlash(path) {
 		switch m.escapedSlashes {
 		case hcmv3.HttpConnectionManager_REJECT_REQUEST:
+			h.set(":path", unescapeSlashes(path))
 			return &localReply{status: 400, details: "path_normalization_failed"}
 		default:
 			path = unescapeSlashes(path)
@@ -434,8 +445,9 @@ func (s *stream) mutateRequest() *localReply {
 			h.set("x-envoy-downstream-service-node", m.node.GetId())
 		}
 	}
-	// What forward_client_cert_details does by default: it is SANITIZE.
-	h.remove("x-forwarded-client-cert")
+	if !m.keepClientCert { // there is no certificate that could be told
+		h.remove("x-forwarded-client-cert")
+	}
 	if h.has("referer") && !validReferer(h.value("referer")) {
 		h.remove("referer")
 	}
@@ -563,7 +575,7 @@ func (s *stream) mutateResponse() {
 	case draining && s.promptly:
 		s.closing = false // what ends it is the time to drain
 	}
-	if (s.closing || draining) && !isUpgrade(h) {
+	if (s.closing || draining) && !isUpgrade(h) && !(s.connect && s.status == 200) {
 		h.set("connection", "close")
 	}
 }
@@ -619,6 +631,7 @@ func (b *builder) hcm(path string, c *hcmv3.HttpConnectionManager) (*hcm, error)
 		maxRequests:    int(c.GetCommonHttpProtocolOptions().GetMaxRequestsPerConnection().GetValue()),
 		stripPort:      c.GetStripAnyHostPort(),
 		stripDot:       c.GetStripTrailingHostDot(),
+		keepClientCert: c.GetForwardClientCertDetails() == hcmv3.HttpConnectionManager_ALWAYS_FORWARD_ONLY,
 		skipXFF:        c.GetSkipXffAppend(),
 		via:            c.GetVia(),
 		preserveID:     c.GetPreserveExternalRequestId(),

@@ -29,8 +29,10 @@ type balancing struct {
 	policy     clusterv3.Cluster_LbPolicy
 	choices    int         // least request compares this many hosts
 	threads    int         // workers and the main thread
+	spare      uint32      // overprovisioning_factor, %
 	panicBelow uint32      // % of healthy hosts below which health is ignored
 	subsets    *subsetting // nil: none
+	hashing    *hashing    // nil: the policy uses no hash
 }
 
 // hostSet is a set of hosts in the order of their priorities, and how much
@@ -54,6 +56,7 @@ type hostPriority struct {
 // hostGroup is hosts among which a policy chooses.
 type hostGroup struct {
 	hosts    []*host
+	table    hashTable // nil: the policy uses none
 	weighted bool
 	next     atomic.Uint32
 
@@ -100,18 +103,27 @@ func (b *balancing) plainSet(hosts []*host) *hostSet {
 		})
 	}
 	b.distribute(set)
+	if b.hashing != nil {
+		for i := range set.priorities {
+			p := &set.priorities[i]
+			g := p.groups[healthy]
+			if p.panic {
+				g = p.all
+			}
+			g.table = b.hashing.table(g.hosts)
+		}
+	}
 	return set
 }
 
 // distribute is LoadBalancerBase::recalculatePerPriorityState.
 func (b *balancing) distribute(set *hostSet) {
-	const overprovisioning = 140 // %
 	available := uint32(0)
 	for i := range set.priorities {
 		p := &set.priorities[i]
 		for g := range p.groups {
 			if p.total > 0 {
-				p.available[g] = min(100, overprovisioning*uint32(len(p.groups[g].hosts))/p.total)
+				p.available[g] = min(100, b.spare*uint32(len(p.groups[g].hosts))/p.total)
 			}
 			available += p.available[g]
 		}
@@ -217,30 +229,42 @@ func newHostGroup(hosts []*host) *hostGroup {
 	return g
 }
 
-// pick chooses a host for a request with these labels; nil if there is none.
-// Hosts for which refuse is true are taken only after attempts times.
-func (c *cluster) pick(want labels, refuse func(*host) bool, attempts int) *host {
+// choice is what a request asks of the host that is chosen for it.
+type choice struct {
+	labels   labels
+	hash     uint64 // random, if the route has no policy for it
+	attempts int    // to find a host that is not refused
+	refuse   func(*host) bool
+	attempt  int // this one, from 0 on
+}
+
+// pick chooses a host; nil if there is none. Hosts for which refuse is true
+// are taken only after so many attempts.
+func (c *cluster) pick(want choice) *host {
 	set := c.hosts.Load()
-	for n := 0; ; n++ {
-		h := c.balancing.pick(set, want, c.stats)
-		if h == nil || refuse == nil || n >= attempts || !refuse(h) {
+	for ; ; want.attempt++ {
+		h := c.balancing.pick(set, &want, c.stats)
+		if h == nil || want.refuse == nil || want.attempt >= want.attempts || !want.refuse(h) {
 			return h
 		}
 	}
 }
 
-func (b *balancing) pick(set *hostSet, want labels, stats *clusterStats) *host {
+func (b *balancing) pick(set *hostSet, want *choice, stats *clusterStats) *host {
 	if b.subsets != nil {
-		return b.subsets.pick(b, set, want, stats)
+		return b.subsets.pick(b, set, want, want.labels, stats)
 	}
-	return b.from(set, stats)
+	return b.from(set, want, stats)
 }
 
 // from chooses a host of a set without a look at labels.
-func (b *balancing) from(set *hostSet, stats *clusterStats) *host {
+func (b *balancing) from(set *hostSet, want *choice, stats *clusterStats) *host {
 	p, g := &set.priorities[0], 0
 	if p.load[0] < 100 {
 		n := rand.Uint32N(100) + 1
+		if b.hashing != nil {
+			n = uint32(want.hash%100) + 1
+		}
 	search:
 		for g = range 2 {
 			for i := range set.priorities {
@@ -253,9 +277,15 @@ func (b *balancing) from(set *hostSet, stats *clusterStats) *host {
 		}
 	}
 	group := p.groups[g]
+	if b.hashing != nil {
+		group = p.groups[healthy] // it has no table of the degraded
+	}
 	if p.panic {
 		stats.lbPanic.Add(1)
 		group = p.all
+	}
+	if b.hashing != nil {
+		return group.table.find(want.hash, want.attempt)
 	}
 	return b.among(group)
 }
@@ -305,7 +335,10 @@ func (g *hostGroup) turn(busyLater bool) *host {
 }
 
 func (b *builder) balancing(path string, c *clusterv3.Cluster) (balancing, error) {
-	lb := balancing{policy: c.GetLbPolicy(), choices: 2, panicBelow: 50, threads: b.server.options.Concurrency + 1}
+	lb := balancing{policy: c.GetLbPolicy(), choices: 2, panicBelow: 50, spare: 140, threads: b.server.options.Concurrency + 1}
+	if v := c.GetLoadAssignment().GetPolicy().GetOverprovisioningFactor(); v != nil {
+		lb.spare = v.GetValue()
+	}
 	if v := c.GetLeastRequestLbConfig().GetChoiceCount(); v != nil {
 		lb.choices = int(v.GetValue())
 	}
@@ -315,7 +348,9 @@ func (b *builder) balancing(path string, c *clusterv3.Cluster) (balancing, error
 	if c.GetLbSubsetConfig() != nil && len(c.GetLbSubsetConfig().GetSubsetSelectors()) > 0 {
 		lb.subsets = newSubsetting(c.GetLbSubsetConfig())
 	}
-	return lb, nil
+	var err error
+	lb.hashing, err = b.hashing(path, "cluster."+statName(c)+".", c)
+	return lb, err
 }
 
 // labels are what a request asks of a host's envoy.lb metadata, in the order

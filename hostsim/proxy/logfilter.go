@@ -7,6 +7,9 @@ import (
 
 	accesslogv3 "github.com/envoyproxy/go-control-plane/envoy/config/accesslog/v3"
 	datav3 "github.com/envoyproxy/go-control-plane/envoy/data/accesslog/v3"
+	celfilterv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/filters/cel/v3"
+
+	"cel.dev/cel-go/common/types"
 )
 
 // logFilter compiles what decides whether a stream is logged; nil is yes.
@@ -63,6 +66,26 @@ func (b *builder) logFilter(path string, c *accesslogv3.AccessLogFilter) (condit
 		// hostsim logs a stream once, at its end.
 		listed := slices.Contains(f.LogTypeFilter.GetTypes(), datav3.AccessLogType_DownstreamEnd)
 		return func(*stream) bool { return listed != f.LogTypeFilter.GetExclude() }, nil
+	case *accesslogv3.AccessLogFilter_GrpcStatusFilter:
+		statuses, exclude := f.GrpcStatusFilter.GetStatuses(), f.GrpcStatusFilter.GetExclude()
+		return func(s *stream) bool {
+			return slices.Contains(statuses, accesslogv3.GrpcStatusFilter_Status(s.grpcStatus())) != exclude
+		}, nil
+	case *accesslogv3.AccessLogFilter_ExtensionFilter:
+		path += ".extension_filter.typed_config"
+		msg, err := b.boot.Unpack(f.ExtensionFilter.GetTypedConfig(), path)
+		if err != nil {
+			return nil, err
+		}
+		c, ok := msg.(*celfilterv3.ExpressionFilter)
+		if !ok {
+			return nil, b.boot.Unsupported(path, "this access log filter")
+		}
+		eval, err := b.expression(path+".expression", "CEL", c.GetExpression())
+		return func(s *stream) bool {
+			v, ok := eval(s)
+			return ok && v == types.True
+		}, err
 	}
 	return nil, b.boot.Unsupported(path, "this access log filter")
 }

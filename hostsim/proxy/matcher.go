@@ -185,6 +185,16 @@ func (b *builder) headerMatcher(path string, c *routev3.HeaderMatcher) (*headerM
 			n, err := strconv.ParseInt(strings.Trim(s, " \t\n\v\f\r"), 10, 64)
 			return err == nil && start <= n && n < end
 		}
+	case *routev3.HeaderMatcher_ExactMatch:
+		m.match = func(s string) bool { return s == spec.ExactMatch }
+	case *routev3.HeaderMatcher_PrefixMatch:
+		m.match = func(s string) bool { return strings.HasPrefix(s, spec.PrefixMatch) }
+	case *routev3.HeaderMatcher_SuffixMatch:
+		m.match = func(s string) bool { return strings.HasSuffix(s, spec.SuffixMatch) }
+	case *routev3.HeaderMatcher_ContainsMatch:
+		m.match = func(s string) bool { return strings.Contains(s, spec.ContainsMatch) }
+	case *routev3.HeaderMatcher_SafeRegexMatch:
+		m.match, err = b.regex(path+".safe_regex_match", spec.SafeRegexMatch)
 	default:
 		err = b.boot.Unsupported(path, "this header matcher")
 	}

@@ -54,6 +54,7 @@ func (b *breaker) mayRetry() bool {
 type pool struct {
 	host    *host
 	breaker *breaker
+	raw     bool // its connections carry no HTTP
 
 	mu         sync.Mutex
 	idle       []*upstreamConn // the one used last at the end; it is used next
@@ -256,13 +257,15 @@ func (p *pool) dial() {
 	if err == nil {
 		up.pool = p
 		c.stats.connectTime.Record(uint64(up.times.made.Sub(up.times.begun).Milliseconds()))
-		if p.host.cluster.speaksHTTP2(up) {
+		if !p.raw && p.host.cluster.speaksHTTP2(up) {
 			p.clients = append(p.clients, p.newHTTP2Client(up))
 			p.serveWaiting()
 			p.connect()
 			return
 		}
-		c.stats.cxHTTP1.Add(1)
+		if !p.raw {
+			c.stats.cxHTTP1.Add(1)
+		}
 		if c.maxLife > 0 {
 			up.life = time.AfterFunc(c.maxLife, func() { p.expire(up) })
 		}

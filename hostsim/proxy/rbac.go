@@ -125,11 +125,16 @@ func (s *stream) rbacResult(prefix string, allowed bool, policy string) {
 
 func (b *builder) rbac(path, name string, c *rbacv3.RBAC) (*rbacFactory, error) {
 	rules, err := b.rbacRules(path, c)
-	stat := func(name string) *Stat { return b.server.Stats.Stat(b.statPrefix + "rbac." + name) }
+	stat := func(prefix, name string) *Stat {
+		if prefix != "" && !strings.HasSuffix(prefix, ".") {
+			prefix += "."
+		}
+		return b.server.Stats.Stat(b.statPrefix + "rbac." + prefix + name)
+	}
 	return &rbacFactory{
 		name: name, rules: rules, prefix: c.GetRulesStatPrefix(), shadowPrefix: c.GetShadowRulesStatPrefix(),
-		allowed: stat(c.GetRulesStatPrefix() + "allowed"), denied: stat(c.GetRulesStatPrefix() + "denied"),
-		shadowAllowed: stat(c.GetShadowRulesStatPrefix() + "shadow_allowed"), shadowDenied: stat(c.GetShadowRulesStatPrefix() + "shadow_denied"),
+		allowed: stat(c.GetRulesStatPrefix(), "allowed"), denied: stat(c.GetRulesStatPrefix(), "denied"),
+		shadowAllowed: stat(c.GetShadowRulesStatPrefix(), "shadow_allowed"), shadowDenied: stat(c.GetShadowRulesStatPrefix(), "shadow_denied"),
 	}, err
 }
 
@@ -207,6 +212,16 @@ func (b *builder) permission(path string, c *rbacconfigv3.Permission) (condition
 			port := portOf(s.conn.local)
 			return int64(r.DestinationPortRange.GetStart()) <= port && port < int64(r.DestinationPortRange.GetEnd())
 		}, nil
+	case *rbacconfigv3.Permission_RequestedServerName:
+		return b.noServerName(path+".requested_server_name", r.RequestedServerName)
+	case *rbacconfigv3.Permission_UriTemplate:
+		t, err := b.pathTemplate(path+".uri_template.typed_config", r.UriTemplate.GetTypedConfig())
+		return func(s *stream) bool {
+			p, _ := splitQuery(s.request.value(":path"))
+			return t.matches(p)
+		}, err
+	case *rbacconfigv3.Permission_SourcedMetadata:
+		return b.sourcedMetadata(path+".sourced_metadata", r.SourcedMetadata)
 	}
 	return nil, b.boot.Unsupported(path, "this RBAC permission")
 }
@@ -253,8 +268,37 @@ func (b *builder) principal(path string, c *rbacconfigv3.Principal) (condition, 
 		return b.addressIn(path+".source_ip", r.SourceIp, func(s *stream) string { return s.conn.remote })
 	case *rbacconfigv3.Principal_Authenticated_:
 		return func(*stream) bool { return false }, nil // nobody is, without TLS
+	case *rbacconfigv3.Principal_SourcedMetadata:
+		return b.sourcedMetadata(path+".sourced_metadata", r.SourcedMetadata)
 	}
 	return nil, b.boot.Unsupported(path, "this RBAC principal")
+}
+
+// noServerName matches the server name of a client, which has none without
+// TLS.
+func (b *builder) noServerName(path string, c *matcherv3.StringMatcher) (condition, error) {
+	match, err := b.stringMatch(path, c)
+	return func(*stream) bool { return match("") }, err
+}
+
+// sourcedMetadata matches what filters have left, or what the route has.
+func (b *builder) sourcedMetadata(path string, c *rbacconfigv3.SourcedMetadata) (condition, error) {
+	m := c.GetMetadataMatcher()
+	if c.GetMetadataSource() == rbacconfigv3.MetadataSource_DYNAMIC {
+		return b.metadataMatcher(path+".metadata_matcher", m)
+	}
+	match, err := b.valueMatcher(path+".metadata_matcher.value", m.GetValue())
+	var keys []string
+	for _, p := range m.GetPath() {
+		keys = append(keys, p.GetKey())
+	}
+	return func(s *stream) bool {
+		var metadata map[string]*structpb.Struct
+		if r := s.findRoute(); r != nil {
+			metadata = r.metadata
+		}
+		return match(lookUp(metadata[m.GetFilter()], keys)) != m.GetInvert()
+	}, err
 }
 
 func anyOf(each []condition) condition {

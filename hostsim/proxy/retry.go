@@ -8,6 +8,8 @@ import (
 	"time"
 
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	canaryhostsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/retry/host/omit_canary_hosts/v3"
+	hostmetadatav3 "github.com/envoyproxy/go-control-plane/envoy/extensions/retry/host/omit_host_metadata/v3"
 	previoushostsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/retry/host/previous_hosts/v3"
 )
 
@@ -28,7 +30,50 @@ const (
 	retryOnStatusCodes
 	retryOnHeaders
 	retryOnEnvoyRatelimited
+	retryOnCancelled // by the grpc-status of the response head
+	retryOnDeadlineExceeded
+	retryOnInternal
+	retryOnResourceExhausted
+	retryOnUnavailable
+
+	retryOnGRPC = retryOnCancelled | retryOnDeadlineExceeded | retryOnInternal | retryOnResourceExhausted | retryOnUnavailable
 )
+
+// parseRetryGRPC reads the reasons in a list that are statuses of gRPC.
+func parseRetryGRPC(list string) (on retryOn) {
+	for name := range strings.SplitSeq(list, ",") {
+		switch strings.Trim(name, " \t") {
+		case "cancelled":
+			on |= retryOnCancelled
+		case "deadline-exceeded":
+			on |= retryOnDeadlineExceeded
+		case "internal":
+			on |= retryOnInternal
+		case "resource-exhausted":
+			on |= retryOnResourceExhausted
+		case "unavailable":
+			on |= retryOnUnavailable
+		}
+	}
+	return on
+}
+
+// ofGRPCStatus is the reason that a status of gRPC gives.
+func ofGRPCStatus(status string) retryOn {
+	switch status {
+	case "1":
+		return retryOnCancelled
+	case "4":
+		return retryOnDeadlineExceeded
+	case "13":
+		return retryOnInternal
+	case "8":
+		return retryOnResourceExhausted
+	case "14":
+		return retryOnUnavailable
+	}
+	return 0
+}
 
 // parseRetryOn reads a list of reasons; ok is false if one is unknown.
 func parseRetryOn(list string) (on retryOn, ok bool) {
@@ -71,7 +116,8 @@ type retryPolicy struct {
 	headers, requestHeaders []headerMatcher
 	backOff, backOffMost    time.Duration
 	otherHosts              bool // not those that were tried
-	otherHostsAttempts      int  // to find one
+	unwanted                []func(*host) bool
+	otherHostsAttempts      int // to find one
 }
 
 // The back-off of a policy that says nothing, and of requests without policy.
@@ -112,6 +158,7 @@ func (r *retryState) begin(policy *retryPolicy, h *Headers, b *breaker, stats *c
 		on, _ := parseRetryOn(v)
 		r.on |= on
 	}
+	r.on |= parseRetryGRPC(h.value("x-envoy-retry-grpc-on"))
 	r.limitByRequest(h)
 	if n, ok := parseCount(h.value("x-envoy-max-retries")); ok && r.on != 0 {
 		r.left = n
@@ -199,6 +246,9 @@ func (r *retryState) onResponse(status int, h *Headers) bool {
 		r.on&retryOnStatusCodes != 0 && (slices.Contains(r.policy.codes, status) || slices.Contains(r.codes, status)):
 		return true
 	}
+	if r.on&retryOnGRPC != 0 && r.on&ofGRPCStatus(h.value("grpc-status")) != 0 {
+		return true
+	}
 	if r.on&retryOnHeaders != 0 {
 		for i := range r.policy.headers {
 			if r.policy.headers[i].matches(h) {
@@ -264,10 +314,13 @@ func (r *retryState) pause() time.Duration {
 // refuse returns what says that another host than h is to be found, and how
 // often to look.
 func (r *retryState) refuse() (refuse func(h *host) bool, attempts int) {
-	if len(r.tried) == 0 || !r.policy.otherHosts {
+	p := r.policy
+	if len(r.tried) == 0 || !p.otherHosts && len(p.unwanted) == 0 {
 		return nil, 0
 	}
-	return func(h *host) bool { return slices.Contains(r.tried, h) }, r.policy.otherHostsAttempts
+	return func(h *host) bool {
+		return p.otherHosts && slices.Contains(r.tried, h) || slices.ContainsFunc(p.unwanted, func(no func(*host) bool) bool { return no(h) })
+	}, p.otherHostsAttempts
 }
 
 // pauseBeforeRetry waits for as long as the client and the route allow.
@@ -301,6 +354,7 @@ func (b *builder) retryPolicy(path string, c *routev3.RetryPolicy) (*retryPolicy
 	}
 	p := noRetryPolicy
 	p.on, _ = parseRetryOn(c.GetRetryOn()) // Envoy, too, ignores what it does not know
+	p.on |= parseRetryGRPC(c.GetRetryOn())
 	if v := c.GetNumRetries(); v != nil {
 		p.retries = int(v.GetValue())
 	}
@@ -332,10 +386,19 @@ func (b *builder) retryPolicy(path string, c *routev3.RetryPolicy) (*retryPolicy
 		if err != nil {
 			return nil, err
 		}
-		if _, ok := msg.(*previoushostsv3.PreviousHostsPredicate); !ok {
+		switch c := msg.(type) {
+		case *previoushostsv3.PreviousHostsPredicate:
+			p.otherHosts = true
+		case *canaryhostsv3.OmitCanaryHostsPredicate:
+			p.unwanted = append(p.unwanted, func(h *host) bool { return h.label("canary").GetBoolValue() })
+		case *hostmetadatav3.OmitHostMetadataConfig:
+			want := labelsOf(c.GetMetadataMatch().GetFilterMetadata()["envoy.lb"])
+			p.unwanted = append(p.unwanted, func(h *host) bool {
+				return !slices.ContainsFunc(want, func(l label) bool { return h.label(l.key) == nil || !equalValues(h.label(l.key), l.value) })
+			})
+		default:
 			return nil, b.boot.Unsupported(path, string(msg.ProtoReflect().Descriptor().FullName()))
 		}
-		p.otherHosts = true
 	}
 	if n := c.GetHostSelectionRetryMaxAttempts(); n > 0 {
 		p.otherHostsAttempts = int(n)

@@ -45,7 +45,9 @@ func (s *stream) setPath(rewrite pathRewrite) {
 	old := s.request.value(":path")
 	path, query := splitQuery(old)
 	if path = rewrite(s, path); path != "" {
-		s.request.set("x-envoy-original-path", old)
+		if s.chain == nil || !s.silent() {
+			s.request.set("x-envoy-original-path", old)
+		}
 		s.request.set(":path", path+query)
 	}
 }
@@ -55,7 +57,9 @@ func (s *stream) setPath(rewrite pathRewrite) {
 func (s *stream) setAuthority(r *route, host string) {
 	h := &s.request
 	old := h.value(":authority")
-	h.set("x-envoy-original-host", old)
+	if s.chain == nil || !s.silent() {
+		h.set("x-envoy-original-host", old)
+	}
 	if r.forwardedHost && old != "" {
 		forwarded := h.value("x-forwarded-host")
 		if last := forwarded[strings.LastIndexByte(forwarded, ',')+1:]; last != old {

@@ -74,14 +74,16 @@ type route struct {
 	weight        *clusterWeight // of several, this one
 	direct        *directResponse
 
-	noCluster   int           // the status where the cluster is unknown
-	timeout     time.Duration // 0: none
-	idleTimeout time.Duration // 0: none; negative: the connection manager's
-	maxStream   time.Duration // 0: none; negative: the connection manager's
-	upgrades    map[string]bool
-	retry       *retryPolicy // nil: what the request asks for
-	priority    int
-	labels      labels // metadata_match: what the host is to be marked with
+	noCluster    int           // the status where the cluster is unknown
+	timeout      time.Duration // 0: none
+	idleTimeout  time.Duration // 0: none; negative: the connection manager's
+	maxStream    time.Duration // 0: none; negative: the connection manager's
+	upgrades     map[string]bool
+	terminates   bool         // CONNECT ends here: what it carries goes to the host as it is
+	retry        *retryPolicy // nil: what the request asks for
+	priority     int
+	hashPolicies []hashPolicy
+	labels       labels // metadata_match: what the host is to be marked with
 
 	rewritePath   pathRewrite // nil: none
 	rewriteHost   hostRewrite // nil: none
@@ -97,6 +99,7 @@ type clusterWeight struct {
 
 type weightedClusters struct {
 	header string // whose number takes the place of the random one
+	hash   *route // whose hash policies do
 	total  uint64
 	ends   []uint64 // where each route's share ends
 	routes []*route
@@ -108,6 +111,11 @@ func (w *weightedClusters) pick(s *stream) *route {
 	if w.header != "" {
 		if v, err := strconv.ParseUint(s.request.value(w.header), 10, 64); err == nil {
 			n = v
+		}
+	}
+	if w.hash != nil {
+		if hash, ok := w.hash.hash(s); ok {
+			n = hash
 		}
 	}
 	n %= w.total
@@ -284,6 +292,10 @@ func (b *builder) routeTable(path string, c *routev3.RouteConfiguration) (*route
 		vhostHeader: lower(c.GetVhostHeader()),
 		ignorePort:  c.GetIgnorePortInHostMatching(), ignorePathParameters: c.GetIgnorePathParametersInPathMatching(),
 	}
+	b.directBody, b.anyCluster = 4<<10, c.GetValidateClusters() != nil && !c.GetValidateClusters().GetValue()
+	if v := c.GetMaxDirectResponseBodySizeBytes(); v != nil {
+		b.directBody = int(v.GetValue())
+	}
 	for _, name := range c.GetInternalOnlyHeaders() {
 		t.internalOnly = append(t.internalOnly, canonical(name))
 	}
@@ -418,8 +430,7 @@ func (b *builder) directResponse(path string, c *routev3.DirectResponseAction) (
 	if d.body, err = b.dataSource(path+".body", c.GetBody()); err != nil {
 		return nil, err
 	}
-	const most = 4 << 10
-	if len(d.body) > most {
+	if most := b.directBody; len(d.body) > most {
 		return nil, b.boot.Errorf(path+".body", "the body of a direct response has %d bytes, more than %d", len(d.body), most)
 	}
 	if c.GetBodyFormat() != nil {
@@ -470,11 +481,17 @@ func (b *builder) routeAction(path string, r *route, a *routev3.RouteAction) err
 	case routev3.RouteAction_INTERNAL_SERVER_ERROR:
 		r.noCluster = 500
 	}
-	for _, u := range a.GetUpgradeConfigs() {
+	for i, u := range a.GetUpgradeConfigs() {
 		if r.upgrades == nil {
 			r.upgrades = map[string]bool{}
 		}
 		r.upgrades[u.GetUpgradeType()] = u.GetEnabled() == nil || u.GetEnabled().GetValue()
+		if u.GetConnectConfig() != nil {
+			if !equalFold(u.GetUpgradeType(), "CONNECT") {
+				return b.boot.Errorf(at(path, "upgrade_configs", i)+".connect_config", "non-CONNECT upgrade type %s has a connect_config", u.GetUpgradeType())
+			}
+			r.terminates = true
+		}
 	}
 	var err error
 	if r.retry, err = b.retryPolicy(path+".retry_policy", a.GetRetryPolicy()); err != nil {
@@ -482,6 +499,9 @@ func (b *builder) routeAction(path string, r *route, a *routev3.RouteAction) err
 	}
 	if r.retry == nil {
 		r.retry = r.virtualHost.retry
+	}
+	if r.hashPolicies, err = b.hashPolicies(path+".hash_policy", a.GetHashPolicy()); err != nil {
+		return err
 	}
 	r.priority = int(a.GetPriority())
 	r.labels = labelsOf(a.GetMetadataMatch().GetFilterMetadata()["envoy.lb"])
@@ -493,7 +513,7 @@ func (b *builder) routeAction(path string, r *route, a *routev3.RouteAction) err
 }
 
 func (b *builder) knownCluster(path, name string) error {
-	if name != "" && !b.clusters[name] {
+	if name != "" && !b.clusters[name] && !b.anyCluster {
 		return b.boot.Errorf(path, "unknown cluster %q: name one of static_resources.clusters", name)
 	}
 	return nil
@@ -502,6 +522,10 @@ func (b *builder) knownCluster(path, name string) error {
 // weightedClusters makes a route of each cluster.
 func (b *builder) weightedClusters(path string, parent *route, c *routev3.WeightedCluster) error {
 	w := &weightedClusters{header: canonical(c.GetHeaderName())}
+	if c.GetUseHashPolicy().GetValue() {
+		w.hash = parent
+	}
+	configured, runtimePrefix := uint64(0), c.GetRuntimeKeyPrefix()
 	for i, c := range c.GetClusters() {
 		path := at(path, "clusters", i)
 		r := *parent
@@ -528,11 +552,16 @@ func (b *builder) weightedClusters(path string, parent *route, c *routev3.Weight
 			r.filters = append([]filterConfigs{filters}, r.filters...)
 		}
 		r.labels = parent.labels.with(labelsOf(c.GetMetadataMatch().GetFilterMetadata()["envoy.lb"]))
-		w.total += uint64(c.GetWeight().GetValue())
+		weight := uint64(c.GetWeight().GetValue())
+		configured += weight
+		if prefix := runtimePrefix; prefix != "" {
+			weight = b.runtime.number(prefix+"."+c.GetName(), weight)
+		}
+		w.total += weight
 		w.ends, w.routes = append(w.ends, w.total), append(w.routes, &r)
 	}
-	if t := c.GetTotalWeight(); t != nil && uint64(t.GetValue()) != w.total {
-		return b.boot.Errorf(path+".total_weight", "the weights add up to %d, not to %d", w.total, t.GetValue())
+	if t := c.GetTotalWeight(); t != nil && uint64(t.GetValue()) != configured {
+		return b.boot.Errorf(path+".total_weight", "the weights add up to %d, not to %d", configured, t.GetValue())
 	}
 	if w.total == 0 {
 		return b.boot.Errorf(path+".clusters", "sum of weights in the weighted_cluster must be greater than 0")

@@ -3,6 +3,7 @@ package proxy
 import (
 	"errors"
 	"io"
+	"math/rand/v2"
 	"net"
 	"os"
 	"strings"
@@ -74,8 +75,15 @@ var tryAgain = &localReply{}
 
 // attempt sends the request to one host of the cluster.
 func (s *stream) attempt(r *route, c *cluster) *localReply {
-	refuse, attempts := s.retry.refuse()
-	h := c.pick(s.labels(r), refuse, attempts)
+	want := choice{labels: s.labels(r)}
+	want.refuse, want.attempts = s.retry.refuse()
+	if c.balancing.hashing != nil {
+		var ok bool
+		if want.hash, ok = r.hash(s); !ok {
+			want.hash = rand.Uint64()
+		}
+	}
+	h := c.pick(want)
 	if h == nil {
 		c.stats.cxNoneHealthy.Add(1)
 		s.responded(c, 503)
@@ -91,8 +99,12 @@ func (s *stream) attempt(r *route, c *cluster) *localReply {
 		}
 	}
 	s.retry.tried = append(s.retry.tried, h)
+	pool := &h.pools[r.priority]
+	if s.terminates(r) {
+		pool = &h.raw[r.priority]
+	}
 	s.upstreamMeter.ask()
-	up, err := h.pools[r.priority].acquire(s)
+	up, err := pool.acquire(s)
 	if err != nil {
 		s.upstreamMeter.ready = time.Now()
 		return s.failed(err)
@@ -126,6 +138,11 @@ func (s *stream) timeouts(r *route) {
 			s.timeout = time.Duration(n) * time.Millisecond
 		}
 		h.remove("x-envoy-upstream-rq-timeout-ms")
+		if s.chain.router.GetRespectExpectedRqTimeout() {
+			if n, ok := parseCount(h.value("x-envoy-expected-rq-timeout-ms")); ok {
+				s.timeout = time.Duration(n) * time.Millisecond
+			}
+		}
 		if n, ok := parseCount(h.value("x-envoy-upstream-rq-per-try-timeout-ms")); ok {
 			s.perTry = time.Duration(n) * time.Millisecond
 		}
@@ -149,7 +166,7 @@ func (s *stream) expectTimeout() {
 	if expected == 0 {
 		expected = s.timeout
 	}
-	if expected == 0 {
+	if expected == 0 || s.silent() {
 		return
 	}
 	if s.attempts > 0 && !s.timers.response.IsZero() {
@@ -157,6 +174,9 @@ func (s *stream) expectTimeout() {
 	}
 	s.request.set("x-envoy-expected-rq-timeout-ms", s.keepInt(expected.Milliseconds()))
 }
+
+// silent is suppress_envoy_headers.
+func (s *stream) silent() bool { return s.chain.router.GetSuppressEnvoyHeaders() }
 
 // startTry starts the timeouts of an attempt that has its connection.
 func (s *stream) startTry() {
@@ -174,7 +194,7 @@ func (s *stream) frame() {
 	h := &s.request
 	s.chunked, s.zeroLength = false, false
 	switch method := h.value(":method"); {
-	case h.has("content-length"), isUpgrade(h) && s.upgrade:
+	case h.has("content-length"), isUpgrade(h) && s.upgrade, s.connect:
 	case !s.decoding.headOnly:
 		s.chunked = true
 	default:
@@ -263,7 +283,10 @@ func (s *stream) failed(err error) *localReply {
 		if err == errQueueFull {
 			s.upstreamHost = ""
 		}
-		r.flags, r.headers = "UO", [][2]string{{"x-envoy-overloaded", "true"}}
+		r.flags = "UO"
+		if !s.silent() {
+			r.headers = [][2]string{{"x-envoy-overloaded", "true"}}
+		}
 	case errors.As(err, &connect):
 		if connect.cause != "" {
 			s.upstreamMeter.failure = "delayed connect error: " + connect.cause
@@ -350,6 +373,9 @@ func (s *stream) exchange(r *route, up *upstreamConn) *localReply {
 		}
 	}
 	s.waited = true
+	if s.terminates(r) {
+		return s.relay(r, up)
+	}
 	if err := up.flush(); err != nil {
 		return s.failed(err)
 	}
@@ -577,7 +603,7 @@ func (s *stream) uploadResult(up *upstreamConn, stop bool) *localReply {
 
 // relay reads the response and sends it to the client.
 func (s *stream) relay(r *route, up *upstreamConn) *localReply {
-	status, http11, err := s.responseHead(up)
+	status, http11, err := s.answerOf(r, up)
 	if err != nil {
 		if uploaded := s.uploadResult(up, true); uploaded != nil {
 			return uploaded
@@ -623,15 +649,16 @@ func (s *stream) relay(r *route, up *upstreamConn) *localReply {
 		s.letGo(up, s.endingOfAnswer(&body, keep))
 		return tryAgain
 	}
-	if r.virtualHost.attemptCountInResponse {
-		resp.set("x-envoy-attempt-count", s.keepInt(int64(s.attempts)))
-	}
-	if !complete.IsZero() {
+	if !complete.IsZero() && !s.silent() {
 		resp.set("x-envoy-upstream-service-time", s.keepInt(time.Since(complete).Milliseconds()))
 	}
 	tunnel := false
 	if s.upgrade {
 		switch {
+		case s.connect:
+			if tunnel = s.connected(); tunnel {
+				keep = false
+			}
 		case status >= 200 && status < 400 && equalFold(s.request.value("upgrade"), "websocket"):
 			// A handshake that was answered with success or a redirect but
 			// not switched: its content is dropped.
@@ -659,6 +686,12 @@ func (s *stream) relay(r *route, up *upstreamConn) *localReply {
 	}
 	s.upstreamBegun = time.Now()
 	s.finalizeResponse(r)
+	if r.virtualHost.attemptCountInResponse {
+		resp.set("x-envoy-attempt-count", s.keepInt(int64(s.attempts)))
+	}
+	for _, c := range s.setCookies {
+		resp.Add("set-cookie", c)
+	}
 	if reply := s.encodeHeaders(body.done, &body, up); reply != nil {
 		s.uploadResult(up, true)
 		return reply
@@ -857,6 +890,8 @@ func (s *stream) responseBody(b *bodyReader, in *input, status int) error {
 		}
 	}
 	switch {
+	case s.connect && status >= 200 && status < 300:
+		b.reset(in, bodyUntilClose, 0)
 	case status < 200 || status == 204:
 		// RFC 9112 6.1, RFC 9110 8.6: neither may be there.
 		if te || length && h.value("content-length") != "0" {

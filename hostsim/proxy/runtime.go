@@ -126,7 +126,7 @@ func runtimeNumber(v *structpb.Value) (n uint64, ok bool) {
 	default:
 		return 0, false
 	}
-	if f < 0 || f >= math.MaxUint64 || f != math.Trunc(f) {
+	if f < 0 || f >= math.MaxUint64 {
 		return 0, false
 	}
 	return uint64(f), true

@@ -93,6 +93,11 @@ type builder struct {
 	guestLog   *guestLog
 	runtime    runtimeValues
 
+	// Of the route configuration that is being built: how large the bodies of
+	// direct responses may be, and whether clusters may be unknown.
+	directBody int
+	anyCluster bool
+
 	began          time.Time
 	listenerPrefix string // of the stats of the listener that is being built
 	statPrefix     string // of the connection manager that is being built

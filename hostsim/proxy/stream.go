@@ -33,6 +33,7 @@ type stream struct {
 	protocol                          string     // "HTTP/1.1"
 	http11, head                      bool
 	upgrade                           bool // the codec is in upgrade mode
+	connect                           bool // because the method is CONNECT
 	upgraded                          bool // the connection manager has accepted the upgrade
 	closing                           bool // no further request on this connection
 	promptly                          bool // ... which both know, so that nobody need wait for the other to close
@@ -48,6 +49,7 @@ type stream struct {
 	random      uint64                      // see randomNumber
 	formatted   []byte                      // room for what a format makes
 	additions   []field                     // room for headerEdit.apply
+	setCookies  []string                    // of hash policies, for the client
 
 	decoding, encoding iteration
 	local              *localReply // a filter's, until it is sent
@@ -141,13 +143,14 @@ func (s *stream) begin() {
 	s.body.reset(&s.conn.in, bodyUntilClose, 0) // not complete before its head is known
 	s.requestTrailers.reset(nil)
 	s.responseTrailers.reset(nil)
-	s.protocol, s.http11, s.head, s.upgrade = s.conn.protocol(), true, false, false
+	s.protocol, s.http11, s.head, s.upgrade, s.connect = s.conn.protocol(), true, false, false, false
 	s.closing, s.promptly = false, false
 	s.route, s.routeKnown = nil, false
 	s.filters, s.chain, s.shown = s.filters[:0], nil, false
 	s.beginIterations()
 	clear(s.filterState)
 	clear(s.metadata)
+	s.setCookies = s.setCookies[:0]
 	s.random, s.virtualCluster, s.localBody, s.client = 0, "", "", ""
 	s.meter.begin(s.conn)
 	s.upstreamMeter = upstreamMeter{}
@@ -419,6 +422,9 @@ func (s *stream) localHead(r *localReply) []byte {
 	for _, f := range r.headers {
 		h.Add(f[0], f[1])
 	}
+	if s.attempts > 0 && s.route.virtualHost.attemptCountInResponse {
+		h.set("x-envoy-attempt-count", itoa(s.attempts))
+	}
 	if edits && r.direct {
 		s.finalizeResponse(s.route)
 	}
@@ -461,7 +467,7 @@ func (s *stream) writeHead(endStream bool) (chunked bool) {
 		zero = true
 	case !s.http11: // ends with the connection
 	default:
-		chunked = !isUpgrade(h)
+		chunked = !isUpgrade(h) && !s.connected()
 	}
 	before := len(s.conn.out)
 	s.conn.out = s.hcm.codec.appendResponse(s.conn.out, h, s.http11, chunked, zero)

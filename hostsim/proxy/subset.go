@@ -111,8 +111,8 @@ func (s *subsetting) has(h *host, want labels) bool {
 }
 
 // pick chooses among the hosts that have the labels, or falls back.
-func (s *subsetting) pick(b *balancing, set *hostSet, want labels, stats *clusterStats) *host {
-	if h, found := s.pickSubset(b, set, want, stats); found {
+func (s *subsetting) pick(b *balancing, set *hostSet, ask *choice, want labels, stats *clusterStats) *host {
+	if h, found := s.pickSubset(b, set, ask, want, stats); found {
 		if h != nil {
 			stats.lbSubsetsSelected.Add(1)
 			return h
@@ -134,24 +134,24 @@ func (s *subsetting) pick(b *balancing, set *hostSet, want labels, stats *cluste
 				fewer = append(fewer, l)
 			}
 		}
-		return s.pick(b, set, fewer, stats)
+		return s.pick(b, set, ask, fewer, stats)
 	}
 	switch fallback {
 	case clusterv3.Cluster_LbSubsetConfig_ANY_ENDPOINT:
-		if h := b.from(set, stats); h != nil {
+		if h := b.from(set, ask, stats); h != nil {
 			stats.lbSubsetsFallback.Add(1)
 			return h
 		}
 	case clusterv3.Cluster_LbSubsetConfig_DEFAULT_SUBSET:
 		if set.fallback != nil {
-			if h := b.from(set.fallback, stats); h != nil {
+			if h := b.from(set.fallback, ask, stats); h != nil {
 				stats.lbSubsetsFallback.Add(1)
 				return h
 			}
 		}
 	}
 	if s.panicAny {
-		if h := b.from(set, stats); h != nil {
+		if h := b.from(set, ask, stats); h != nil {
 			stats.lbSubsetsFallbackPanic.Add(1)
 			return h
 		}
@@ -159,7 +159,7 @@ func (s *subsetting) pick(b *balancing, set *hostSet, want labels, stats *cluste
 	return nil
 }
 
-func (s *subsetting) pickSubset(b *balancing, set *hostSet, want labels, stats *clusterStats) (h *host, found bool) {
+func (s *subsetting) pickSubset(b *balancing, set *hostSet, ask *choice, want labels, stats *clusterStats) (h *host, found bool) {
 	if len(want) == 0 {
 		return nil, false
 	}
@@ -172,7 +172,7 @@ func (s *subsetting) pickSubset(b *balancing, set *hostSet, want labels, stats *
 	if subset == nil {
 		return nil, false
 	}
-	return b.from(subset, stats), true
+	return b.from(subset, ask, stats), true
 }
 
 // selector finds the selector with exactly the keys of these labels.

@@ -22,8 +22,8 @@ func (t *pathTemplate) matches(path string) bool { return t.whole.MatchString(pa
 // What * and ** stand for: some literal characters of a segment, and any
 // number of them and slashes.
 const (
-	oneSegment  = "[a-zA-Z0-9\\-._~%!$&'()+,;:@=]+"
-	anySegments = "[a-zA-Z0-9\\-._~%!$&'()+,;:@=/]*"
+	oneSegment  = "[a-zA-Z0-9\\-._~%!$&'()+,;:@=*]+"
+	anySegments = "[a-zA-Z0-9\\-._~%!$&'()+,;:@=*/]*"
 )
 
 // pathTemplate compiles the configuration of path_match_policy.

@@ -47,8 +47,11 @@ func (s *stream) tunnel(up *upstreamConn) {
 	wg.Go(func() {
 		t.end(t.relay(&s.conn.in, up.Conn, up.host.cluster.stats.bytesSent, false, &s.bytesReceived, "downstream_remote_disconnect", "DC"))
 	})
-	details, flags := t.relay(&up.in, s.conn.Conn, s.hcm.stats.bytesSent, true, &s.bytesSent,
-		"upstream_reset_after_response_started{connection_termination}", "UC")
+	closed, flag := "upstream_reset_after_response_started{connection_termination}", "UC"
+	if up.pool.raw {
+		closed, flag = "", "" // what has no framing ends so
+	}
+	details, flags := t.relay(&up.in, s.conn.Conn, s.hcm.stats.bytesSent, true, &s.bytesSent, closed, flag)
 	if t.end(details, flags) && flags == "UC" {
 		how = resetByPeer
 	}

@@ -59,7 +59,7 @@ func (s *stream) findClient() (internal bool, refusal *localReply) {
 				break
 			}
 		}
-		if h.value("x-forwarded-proto") == "" {
+		if !h.has("x-forwarded-proto") {
 			h.set("x-forwarded-proto", "http")
 		}
 		if o.addPort && !h.has("x-forwarded-port") {

@@ -128,7 +128,7 @@ var commands = map[string]commandKind{
 	"UPSTREAM_WIRE_BYTES_SENT":                      number(func(s *stream) int64 { _, sent := s.upstreamWire(); return sent }),
 	"UPSTREAM_HEADER_BYTES_RECEIVED":                number(func(s *stream) int64 { return s.upstreamFieldsReceived() }),
 	"UPSTREAM_HEADER_BYTES_SENT":                    number(func(s *stream) int64 { return s.upstreamMeter.fieldsSent }),
-	"UPSTREAM_DECOMPRESSED_HEADER_BYTES_RECEIVED":   number(func(s *stream) int64 { return s.upstreamMeter.decompressed + s.upstreamFieldsReceived() }),
+	"UPSTREAM_DECOMPRESSED_HEADER_BYTES_RECEIVED":   number(func(s *stream) int64 { return s.upstreamMeter.decompressed + s.upstreamMeter.fieldsOfHeads() }),
 	"UPSTREAM_DECOMPRESSED_HEADER_BYTES_SENT":       number(func(s *stream) int64 { return s.upstreamMeter.fieldsSent }),
 
 	"DURATION":                                number(func(s *stream) int64 { return time.Since(s.start).Milliseconds() }),

@@ -176,12 +176,14 @@ func parseRequest(head []byte, h *Headers, maxHeaders int, anyMethod bool) (requ
 	var req requestHead
 	lowerNames(head)
 	text := unsafe.String(unsafe.SliceData(head), len(head))
-	if !validHead(text) {
-		return req, errCharacters
-	}
 	line, rest, _ := strings.Cut(text, "\n")
 	req, ok := parseRequestLine(line, anyMethod)
-	if !ok {
+	switch {
+	case !validMethod(req.method, anyMethod):
+		return req, errParse
+	case !validHead(text):
+		return req, errCharacters
+	case !ok:
 		return req, errParse
 	}
 	return req, parseFields(rest, h, maxHeaders)
@@ -191,9 +193,11 @@ func parseRequestLine(line string, anyMethod bool) (requestHead, bool) {
 	method, line := nextWord(line)
 	target, line := nextWord(line)
 	version := strings.Trim(line, " \t\r")
-	ok := (knownMethod(method) || anyMethod && isToken(method)) && validTarget(target, method == "CONNECT") && validVersion(version)
+	ok := validMethod(method, anyMethod) && validTarget(target, method == "CONNECT") && validVersion(version)
 	return requestHead{method: method, target: target, version: version}, ok
 }
+
+func validMethod(m string, any bool) bool { return knownMethod(m) || any && isToken(m) }
 
 // firstLine judges the request line of an incomplete head as soon as it is
 // there. One of HTTP/0.9 is all of a head; then n is its length.

@@ -725,6 +725,9 @@ func (s *stream) relay(r *route, up *upstreamConn) *localReply {
 		// the whole response.
 		s.letGo(up, s.endingOfAnswer(&body, keep))
 		s.took(c)
+		if s.upstreamMeter.last.IsZero() { // it had no content
+			s.upstreamMeter.last = s.upstreamBegun
+		}
 		if s.conn.flush() != nil {
 			s.resetBy(errDownstream)
 		} else {

@@ -74,12 +74,14 @@ func (m *upstreamMeter) headHasCome(head []byte) {
 
 func (s *stream) upstreamFieldsReceived() int64 {
 	m := &s.upstreamMeter
-	n := m.fields + fieldBytes(m.head)
+	n := m.fieldsOfHeads()
 	if m.used != nil && m.used.http2 == nil {
 		n += trailerBytes(&s.responseTrailers)
 	}
 	return n
 }
+
+func (m *upstreamMeter) fieldsOfHeads() int64 { return m.fields + fieldBytes(m.head) }
 
 // upstreamWire is all that was received and sent.
 func (s *stream) upstreamWire() (received, sent int64) {

@@ -48,9 +48,9 @@ func output(t *testing.T, args ...string) []byte {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
-	path := args[0]
-	if !strings.Contains(path, "/") {
-		path = program{name: args[0], pkg: "of that command"}.path(t)
+	path, err := exec.LookPath(args[0])
+	if err != nil && !filepath.IsAbs(args[0]) {
+		missing(t, args[0], err.Error())
 	}
 	cmd := exec.CommandContext(ctx, path, args[1:]...)
 	cmd.Dir = root

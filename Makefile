@@ -116,7 +116,7 @@ $(world)/node/%.mjs: e2e/world/node/%.mjs
 $(world)/python/requirements.txt: e2e/world/python/requirements.txt
 	@rm -rf $(@D)
 	@mkdir -p $(@D)
-	$(PYTHON) -m pip install --quiet --target $(@D)/lib -r $<
+	PIP_ROOT_USER_ACTION=ignore $(PYTHON) -m pip install --quiet --target $(@D)/lib -r $<
 	@cp $< $@
 
 $(world)/java/Clients.class: e2e/world/java/Clients.java e2e/world/java/pom.xml | debian

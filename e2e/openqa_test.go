@@ -220,7 +220,7 @@ func TestOpenQA(t *testing.T) {
 				if user := fmt.Sprint(got["user"]); !strings.Contains(user, "Demo") {
 					t.Errorf("the page says that the user is %q, want Demo", user)
 				}
-				note(t, peer, found{"4 application", "openQA", q.version, "live view in Chromium, TLS in front and behind, PostgreSQL " + q.postgres + ": developer mode follows the test"})
+				note(t, peer, found{"4 application", "openQA", q.version, "live view in Chromium over HTTP/2, TLS in front and behind, PostgreSQL " + q.postgres + ": developer mode follows the test"})
 			})
 
 			// Why the head of openqa.yaml says that 443 it must be.

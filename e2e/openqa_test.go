@@ -200,7 +200,7 @@ func TestOpenQA(t *testing.T) {
 		t.Run(peer.name, func(t *testing.T) {
 			u := startUpstreams(t)
 			text := openqaBootstrap(t, u, q.ports, q.certificate)
-			p := startOn(t, peer, text, u)
+			p := startTLS(t, peer, text, u)
 			p.tls = q.certificate.client(t, "http/1.1")
 			_, port, _ := strings.Cut(p.addr, ":")
 			flags := []string{"./openqa.mjs", "--host-resolver-rules=MAP " + openqaName + ":443 127.0.0.1:" + port}

@@ -92,7 +92,7 @@ world := .tools/world
 .PHONY: e2e-world
 e2e-world: build envoy world ## Put real proxies, clients, browsers and openQA to it; bin/world keeps what they show (UPDATE=1: write the tables)
 	rm -rf bin/world
-	ENVOY='$(abspath $(envoy))' E2E_REQUIRE='$(E2E_REQUIRE),world' $(GO) test -tags world -count 1 -timeout 14m -v -run '$(WORLD)' ./e2e $(if $(UPDATE),-args -update) | grep -v '^=== '
+	ENVOY='$(abspath $(envoy))' E2E_REQUIRE='$(E2E_REQUIRE),world' $(GO) test -tags world -count 1 -timeout 14m -v -run '$(WORLD)' ./e2e $(if $(UPDATE),-args -update) | grep --line-buffered -v '^=== '
 
 .PHONY: world
 world: go debian $(world)/node/node_modules $(world)/node/clients.mjs $(world)/node/browser.mjs $(world)/node/openqa.mjs $(world)/python/requirements.txt $(world)/java/Clients.class

@@ -33,7 +33,7 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 E2E_REQUIRE ?= plugin,hostsim,envoy,envoy-1.36
 
 # Which tests of `make e2e-world` to run: all that need what it installs.
-WORLD ?= ^Test(Recipes|Clients|Browsers|OpenQA|Migration|WorldTable)
+WORLD ?= ^Test(Recipes|Clients|Browsers|OpenQA|Migration|WorldTable)$$
 UPDATE ?=
 
 # How long `make fuzz` runs each fuzz test.

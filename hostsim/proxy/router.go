@@ -685,12 +685,12 @@ func (s *stream) relay(r *route, up *upstreamConn) *localReply {
 		s.responded(c, status)
 	}
 	s.upstreamBegun = time.Now()
+	for _, c := range s.setCookies {
+		resp.Add("set-cookie", c)
+	}
 	s.finalizeResponse(r)
 	if r.virtualHost.attemptCountInResponse {
 		resp.set("x-envoy-attempt-count", s.keepInt(int64(s.attempts)))
-	}
-	for _, c := range s.setCookies {
-		resp.Add("set-cookie", c)
 	}
 	if reply := s.encodeHeaders(body.done, &body, up); reply != nil {
 		s.uploadResult(up, true)

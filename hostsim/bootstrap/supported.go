@@ -78,7 +78,7 @@ var supported = map[protoreflect.FullName]string{
 	"envoy.extensions.access_loggers.stream.v3.StderrAccessLog":               "log_format",
 	"envoy.extensions.filters.http.router.v3.Router":                          "suppress_envoy_headers respect_expected_rq_timeout",
 	"envoy.extensions.filters.http.wasm.v3.Wasm":                              "config",
-	"envoy.extensions.wasm.v3.PluginConfig":                                   "name root_id vm_config configuration failure_policy fail_open capability_restriction_config",
+	"envoy.extensions.wasm.v3.PluginConfig":                                   "allow_on_headers_stop_iteration name root_id vm_config configuration failure_policy fail_open capability_restriction_config",
 	"envoy.extensions.wasm.v3.CapabilityRestrictionConfig":                    "allowed_capabilities",
 	"envoy.extensions.wasm.v3.SanitizationConfig":                             "",
 	"envoy.extensions.wasm.v3.VmConfig":                                       "vm_id runtime code configuration environment_variables allow_precompiled",

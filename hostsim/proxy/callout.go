@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"context"
 	"net"
 	"strings"
 	"sync"
@@ -23,6 +24,11 @@ type callout struct {
 	head abi.Pairs
 	body []byte
 	full bool // the response is longer than Envoy takes
+
+	asked    chan struct{} // closed when it has, or waits for, a connection
+	passed   bool          // to a stream, to be given back by it
+	upstream *upstreamConn // is given back when the plugin has heard of the answer
+	ending   ending
 }
 
 // calloutAtMost is how much of a response to a callout Envoy takes.
@@ -34,7 +40,10 @@ type callouts struct {
 	open   map[*callout]struct{}
 	closed bool
 	wg     sync.WaitGroup
-	hcm    *hcm
+
+	background context.Context // of gRPC calls
+	stop       context.CancelFunc
+	hcm        *hcm
 }
 
 // HTTP is vm.Callouts.
@@ -49,6 +58,11 @@ func (s *Server) HTTP(worker int, call vm.HTTPCall, done func(*vm.HTTPResponse))
 			return nil, abi.StatusBadArgument, "the headers have no " + name
 		}
 	}
+	if cluster := s.clusters[call.Cluster]; cluster.empty() {
+		cluster.stats.cxNoneHealthy.Add(1)
+		cluster.stats.responded(503, true, false)
+		return nil, abi.StatusInternalFailure, "cluster " + quoted(call.Cluster) + " has no host"
+	}
 	s.callouts.mu.Lock()
 	defer s.callouts.mu.Unlock()
 	if s.callouts.closed {
@@ -57,6 +71,7 @@ func (s *Server) HTTP(worker int, call vm.HTTPCall, done func(*vm.HTTPResponse))
 	s.callouts.open[c] = struct{}{}
 	s.callouts.wg.Go(func() {
 		r := c.run()
+		c.asks()
 		s.callouts.mu.Lock()
 		delete(s.callouts.open, c)
 		s.callouts.mu.Unlock()
@@ -67,11 +82,18 @@ func (s *Server) HTTP(worker int, call vm.HTTPCall, done func(*vm.HTTPResponse))
 		cancelled := c.cancelled
 		c.mu.Unlock()
 		if !cancelled {
+			s.answering[1+worker] = c
 			done(r)
+			s.answering[1+worker] = nil
 		}
+		c.settle()
 	})
+	<-c.asked // what the plugin does next comes later, and so does the next callout
 	return c.cancel, abi.StatusOK, ""
 }
+
+// empty says that there is no host to send to.
+func (c *cluster) empty() bool { return len(c.hosts.Load().all) == 0 }
 
 // nearCluster is a hint at a cluster that is spelt almost so.
 func (s *Server) nearCluster(name string) string {
@@ -87,13 +109,14 @@ func quoted(s string) string { return `"` + s + `"` }
 
 func (s *Server) newCallout(worker int, call vm.HTTPCall) *callout {
 	here, there := net.Pipe()
-	c := &callout{server: s, client: there}
+	c := &callout{server: s, client: there, asked: make(chan struct{})}
 	conn := &connection{Conn: here, server: s, hcm: s.callouts.hcm, worker: worker, remote: "127.0.0.1:0", local: "127.0.0.1:0", remoteIP: "127.0.0.1"}
 	conn.in.conn, conn.in.buf, conn.in.w = here, call.Body, len(call.Body)
 	st := &conn.stream
 	c.stream = st
 	st.conn, st.hcm, st.callout = conn, s.callouts.hcm, c
 	st.begin()
+	st.chain = &filterChain{}
 	st.mu = &st.own
 	h := &st.request
 	for _, p := range call.Headers {
@@ -121,7 +144,7 @@ func (c *callout) run() *vm.HTTPResponse {
 	}
 	if r != nil {
 		if up := s.upstream.Swap(nil); up != nil {
-			up.finish(resetHere)
+			s.letGo(up, resetHere)
 		}
 		if r.status == 0 {
 			return nil
@@ -149,6 +172,46 @@ func (c *callout) add(data []byte) {
 	}
 }
 
+func (c *callout) asks() {
+	select {
+	case <-c.asked:
+	default:
+		close(c.asked)
+	}
+}
+
+// settle gives the connection to the upstream back. In Envoy a stream that the
+// answer lets go on asks for one of its own before.
+func (c *callout) settle() {
+	if c.upstream != nil && !c.passed {
+		c.upstream.finish(c.ending)
+		c.upstream = nil
+	}
+}
+
+// settle gives back the connections of callouts that have let the stream go on.
+func (s *stream) settle() {
+	if s.callout != nil {
+		s.callout.asks()
+		return
+	}
+	if len(s.settling) == 0 {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.settleLocked()
+}
+
+func (s *stream) settleLocked() {
+	for i, c := range s.settling {
+		c.passed = false
+		c.settle()
+		s.settling[i] = nil
+	}
+	s.settling = s.settling[:0]
+}
+
 func (c *callout) cancel() {
 	c.mu.Lock()
 	c.cancelled = true
@@ -171,6 +234,9 @@ func (c *callouts) close() {
 	c.closed = true
 	for one := range c.open {
 		one.abort()
+	}
+	if c.stop != nil {
+		c.stop()
 	}
 	c.mu.Unlock()
 	c.wg.Wait()

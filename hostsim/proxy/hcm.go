@@ -78,10 +78,15 @@ type localReply struct {
 	status  int
 	body    string
 	details string // response code details
+	guest   bool   // a plugin's, which may have any status, 0 too
 	flags   string // response flags
 	headers [][2]string
 	direct  bool // the route's own: a redirect or direct_response
 }
+
+// nobody says that there is no reply to send: the client is gone, or must not
+// get any.
+func (r *localReply) nobody() bool { return r.status == 0 && !r.guest }
 
 // decodeHead is the codec and the connection manager up to the first filter:
 // it turns a head into the stream's request headers, finds the initial route

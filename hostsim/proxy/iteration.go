@@ -122,6 +122,7 @@ func (it *iteration) headers(from int, end bool) {
 // data gives a piece to the filters from a place on. held says that it is what
 // waited, and not a new one.
 func (it *iteration) data(from int, data []byte, end, held bool) {
+	added := -1 // the filter that has added trailers
 	for i := from; i < len(it.places); i++ {
 		p := &it.places[i]
 		if it.over() {
@@ -135,12 +136,16 @@ func (it *iteration) data(from int, data []byte, end, held bool) {
 		if p.ended {
 			return
 		}
-		p.ended = end && it.trailers == nil
+		had := it.trailers != nil
+		p.ended = end && !had
 		var st status
 		if it.response {
 			st = p.filter.encodeData(&data, p.ended)
 		} else {
 			st = p.filter.decodeData(&data, p.ended)
+		}
+		if !had && it.trailers != nil {
+			added = i
 		}
 		switch {
 		case it.over():
@@ -167,6 +172,17 @@ func (it *iteration) data(from int, data []byte, end, held bool) {
 	it.out = append(it.out, data...)
 	if end && it.trailers == nil {
 		it.end = true
+	}
+	if added >= 0 {
+		it.tail(added + 1)
+	}
+}
+
+// addTrailers makes trailers for a filter that looks at the end of the content.
+func (it *iteration) addTrailers() {
+	it.trailers = &it.stream.requestTrailers
+	if it.response {
+		it.trailers = &it.stream.responseTrailers
 	}
 }
 

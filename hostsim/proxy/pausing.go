@@ -47,6 +47,12 @@ func (w *wakeUp) signal() {
 // wake makes the stream's goroutines look at what has become of it. The lock is
 // held.
 func (s *stream) wake() {
+	if answering := s.conn.server.answering; answering != nil && s.callout == nil {
+		if c := answering[1+s.conn.worker]; c != nil && c.upstream != nil && !c.passed {
+			c.passed = true
+			s.settling = append(s.settling, c)
+		}
+	}
 	w := &s.wakeUp
 	w.requestWoken.Store(true)
 	w.responseWoken.Store(true)
@@ -90,7 +96,10 @@ func (s *stream) reset(details string) {
 func (s *stream) interrupted() *localReply {
 	switch {
 	case s.aborted != nil:
-		s.closing, s.details, s.flags = true, s.aborted.details, s.aborted.flags
+		s.closing = true
+		if r := s.aborted; r.details != "" || r.flags != "" {
+			s.details, s.flags = r.details, r.flags
+		}
 		return &localReply{}
 	case s.local != nil:
 		return s.local
@@ -315,7 +324,11 @@ func (s *stream) pumpResponse(body *bodyReader, up *upstreamConn) *localReply {
 	it := &s.encoding
 	switch {
 	case it.complete || it.full():
-		return s.await(s.wakeUp.response, up == nil || up.uploaded == nil)
+		s.release()
+		return s.await(s.wakeUp.response, s.released || up == nil || up.uploaded == nil)
+	case s.upgrade && body != nil && body.kind == bodyUntilClose && !s.answerShown:
+		it.data(0, s.takeFirst(body), false, false)
+		return nil
 	case body == nil:
 		it.complete = true
 		it.data(0, s.localText, true, false)
@@ -336,6 +349,30 @@ func (s *stream) pumpResponse(body *bodyReader, up *upstreamConn) *localReply {
 		it.data(0, data, false, false)
 	}
 	return nil
+}
+
+// release gives the connection to the upstream back as soon as the response has
+// come, whatever filters still do with it.
+func (s *stream) release() {
+	up := s.upstream.Load()
+	if up == nil || s.callout != nil || !s.encoding.complete || !s.body.done || s.upgrade || up.uploaded != nil {
+		return
+	}
+	s.upstream.Store(nil)
+	s.released = true
+	how := answered
+	if s.keepUpstream {
+		how = kept
+	}
+	s.letGo(up, how)
+}
+
+// takeFirst takes what an upstream has sent behind a 101. The codec always
+// gives one piece here, be it empty.
+func (s *stream) takeFirst(body *bodyReader) []byte {
+	s.answerShown = true
+	data, _ := body.take()
+	return data
 }
 
 // encodeData runs a piece of the response's content through the filters and
@@ -380,6 +417,7 @@ func (s *stream) awaitEncoded(end bool) ([]byte, *localReply) {
 		if err != nil {
 			return nil, gone
 		}
+		s.release()
 		up := s.upstream.Load()
 		alone := s.conn.tunnel.Load() == nil && (up == nil || up.uploaded == nil)
 		if r := s.await(s.wakeUp.response, alone); r != nil {

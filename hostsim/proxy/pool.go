@@ -168,6 +168,7 @@ func (p *pool) acquire(s *stream) (*upstreamConn, error) {
 	p.waiting = append(p.waiting, w)
 	p.connect()
 	p.mu.Unlock()
+	s.settle()
 	return p.await(s, w)
 }
 

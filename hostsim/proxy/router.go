@@ -37,9 +37,6 @@ func (s *stream) forward() *localReply {
 		stats.noCluster.Add(1)
 		return &localReply{status: r.noCluster, details: "cluster_not_found", flags: "NC"}
 	}
-	if r := s.checkRequest(); r != nil {
-		return r
-	}
 	if r.idleTimeout >= 0 {
 		s.timers.idle = r.idleTimeout
 	}
@@ -105,6 +102,7 @@ func (s *stream) attempt(r *route, c *cluster) *localReply {
 	}
 	s.upstreamMeter.ask()
 	up, err := pool.acquire(s)
+	s.settle()
 	if err != nil {
 		s.upstreamMeter.ready = time.Now()
 		return s.failed(err)
@@ -119,6 +117,9 @@ func (s *stream) attempt(r *route, c *cluster) *localReply {
 	case <-s.conn.server.closing: // Close may have come too early to see it
 		up.Close()
 	default:
+	}
+	if reply := s.checkRequest(); reply != nil { // Envoy's codec does, when there is a connection
+		return reply
 	}
 	up.SetDeadline(time.Time{})
 	s.startTry()
@@ -229,7 +230,7 @@ func (s *stream) took(c *cluster) {
 // checkRequest refuses what a filter has made unfit to send.
 func (s *stream) checkRequest() *localReply {
 	for _, f := range s.request.fields {
-		if f.name == "" || f.name[0] != ':' && !isToken(f.name) {
+		if f.name != "" && f.name[0] != ':' && !isToken(f.name) {
 			return &localReply{status: 503, body: "invalid header name: " + f.name, details: "filter_removed_required_request_headers", flags: "DPE"}
 		}
 		if strings.ContainsAny(f.value, "\r\n\x00") {
@@ -341,7 +342,7 @@ func endingOf(err error) ending {
 	if err == errHalfHead {
 		return resetByPeer
 	}
-	if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, net.ErrClosed) || err == errDownstream || err == errBody || errors.As(err, &protocol) {
+	if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, net.ErrClosed) || err == errDownstream || err == errFilter || err == errBody || errors.As(err, &protocol) {
 		return resetHere
 	}
 	return resetByPeer
@@ -490,12 +491,14 @@ func (s *stream) lastContent(up *upstreamConn, chunked bool) *localReply {
 // contentEnd ends the request for the filters, and gives the content that they
 // had kept.
 func (s *stream) contentEnd() ([]byte, *localReply) {
+	s.mu.Lock()
+	s.requestComplete = time.Now()
+	s.mu.Unlock()
 	out, r := s.decodeEnd()
 	if r != nil {
 		return nil, r
 	}
 	s.mu.Lock()
-	s.requestComplete = time.Now()
 	s.timers.request = time.Time{}
 	if s.timeout > 0 {
 		s.timers.response = s.requestComplete.Add(s.timeout)
@@ -584,7 +587,7 @@ func (s *stream) upload(up *upstreamConn, chunked bool) {
 
 // uploadResult waits for upload and gives the reply it ended with.
 func (s *stream) uploadResult(up *upstreamConn, stop bool) *localReply {
-	if up.uploaded == nil {
+	if s.released || up.uploaded == nil {
 		return nil
 	}
 	if stop {
@@ -692,6 +695,7 @@ func (s *stream) relay(r *route, up *upstreamConn) *localReply {
 	if r.virtualHost.attemptCountInResponse {
 		resp.set("x-envoy-attempt-count", s.keepInt(int64(s.attempts)))
 	}
+	s.keepUpstream = keep
 	if reply := s.encodeHeaders(body.done, &body, up); reply != nil {
 		s.uploadResult(up, true)
 		return reply
@@ -714,9 +718,22 @@ func (s *stream) relay(r *route, up *upstreamConn) *localReply {
 		s.resetBy(err)
 	}
 	keep = keep && err == nil && uploaded == nil
+	if err == errFilter {
+		s.mu.Lock()
+		s.release()
+		s.mu.Unlock()
+	}
+	if s.released {
+		if err == nil && s.conn.flush() != nil {
+			s.resetBy(errDownstream)
+		} else if err == nil {
+			s.replyEnded = time.Now()
+		}
+		return nil
+	}
 	s.upstream.Store(nil)
 	if err != nil {
-		if !errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, errDownstream) {
+		if !errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, errDownstream) && err != errFilter {
 			c.stats.cxProtocolError.Add(1)
 		}
 		s.letGo(up, endingOf(err))

@@ -58,6 +58,8 @@ type Server struct {
 	plugins   []*vm.Plugin
 	guestLog  *slog.Logger
 	callouts  callouts
+	grpc      grpcClients
+	answering []*callout // by thread: what is being told to a plugin
 	ticks     []*tickers
 	threads   []sync.Mutex // see thread
 	listeners []*listener
@@ -334,6 +336,7 @@ func (s *Server) Close() {
 		s.conns.mu.Unlock()
 		s.conns.wg.Wait()
 		s.callouts.close()
+		s.grpc.close()
 		s.pipes.close()
 		s.stop()
 		for _, c := range s.clusters {

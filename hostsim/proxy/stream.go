@@ -57,8 +57,12 @@ type stream struct {
 	aborted            *localReply // why a filter has ended the stream, when it was too late for a reply
 	responseBegun      bool
 	wakeUp             wakeUp
-	callout            *callout // the client, where it is a plugin
-	shown              bool     // what came behind a handshake was given to the filters
+	released           bool       // the connection to the upstream was given back before the response was sent
+	settling           []*callout // whose connections are given back when this stream has got its own
+	keepUpstream       bool       // that connection can serve another request
+	callout            *callout   // the client, where it is a plugin
+	answerShown        bool       // the same for what came behind a 101
+	shown              bool       // what came behind a handshake was given to the filters
 
 	start           time.Time
 	requestComplete time.Time
@@ -147,6 +151,7 @@ func (s *stream) begin() {
 	s.closing, s.promptly = false, false
 	s.route, s.routeKnown = nil, false
 	s.filters, s.chain, s.shown = s.filters[:0], nil, false
+	s.released, s.answerShown = false, false
 	s.beginIterations()
 	clear(s.filterState)
 	clear(s.metadata)
@@ -197,7 +202,10 @@ func (s *stream) end() {
 		stats.resets.Add(1)
 	case !s.responseBegun:
 		stats.resets.Add(1)
-	case s.broken:
+		if s.aborted != nil {
+			stats.brokenResponses.Add(1)
+		}
+	case s.broken || s.aborted != nil:
 		stats.brokenResponses.Add(1)
 		stats.resets.Add(1)
 	case s.requestComplete.IsZero():
@@ -219,6 +227,7 @@ func (s *stream) end() {
 		// part in the log all the same.
 		s.makeFilters(s.hcm.chain)
 	}
+	s.settleLocked()
 	s.decoding.closed, s.encoding.closed = true, true
 	for _, f := range s.filters {
 		f.log()
@@ -363,10 +372,12 @@ func (s *stream) finishHead() {
 // sendLocal sends a reply of the proxy's own. Filters that saw the request see
 // it as a response.
 func (s *stream) sendLocal(r *localReply) {
+	s.settle()
+	s.release()
 	if up := s.upstream.Swap(nil); up != nil {
 		s.letGo(up, resetHere)
 	}
-	if r.status == 0 || s.conn.server.isClosing() { // nobody is there to read it
+	if r.nobody() || s.conn.server.isClosing() {
 		return
 	}
 	if r.status == 400 && !s.hcm.streamErrors {
@@ -380,7 +391,7 @@ func (s *stream) sendLocal(r *localReply) {
 	if !inResponse {
 		s.localText = body
 		if again := s.encodeHeaders(len(body) == 0, nil, nil); again != nil {
-			if again.status == 0 { // the client is gone, or must not get any
+			if again.nobody() {
 				return
 			}
 			s.mu.Lock()

@@ -33,6 +33,15 @@ func (s *stream) tunnel(up *upstreamConn) {
 		data, _ := s.takeEncoded()
 		s.sendContent(data, false)
 	}
+	if !s.answerShown && s.chain.responseData {
+		first := bodyReader{in: &up.in, kind: bodyUntilClose}
+		data, r := s.encodeData(s.takeFirst(&first), false)
+		if r != nil {
+			s.conn.flush()
+			return
+		}
+		s.sendContent(data, false)
+	}
 	if s.conn.flush() != nil {
 		return
 	}
@@ -113,10 +122,15 @@ func (t *tunnel) relay(in *input, to net.Conn, sent *Stat, response bool, count 
 		case len(in.buffered()) > 0:
 			data := in.buffered()
 			in.discard(len(data))
-			moved = len(data)
+			if !response {
+				count.Add(int64(len(data)))
+			}
 			out, r := filter(data, false)
 			if r != nil {
 				return r.details, r.flags
+			}
+			if response {
+				count.Add(int64(len(out)))
 			}
 			if _, err := to.Write(out); err != nil {
 				return "", ""
@@ -151,6 +165,9 @@ func (t *tunnel) relay(in *input, to net.Conn, sent *Stat, response bool, count 
 					return r.details, r.flags
 				}
 				if len(out) > 0 {
+					if response {
+						count.Add(int64(len(out)))
+					}
 					if _, err := to.Write(out); err != nil {
 						return "", ""
 					}

@@ -96,6 +96,11 @@ func (s *stream) upstreamWire() (received, sent int64) {
 // letGo gives up the connection to the upstream.
 func (s *stream) letGo(up *upstreamConn, how ending) {
 	s.upstreamMeter.over()
+	if s.callout != nil { // in Envoy the plugin hears of the answer first
+		s.callout.settle()
+		s.callout.upstream, s.callout.ending = up, how
+		return
+	}
 	up.finish(how)
 }
 

@@ -180,13 +180,19 @@ func (w *wasmFilter) tail(g *guestView, trailers *Headers, callback func(int) (a
 	return goOn
 }
 
-func (w *wasmFilter) log() { w.logging = true }
+func (w *wasmFilter) log() {
+	w.over, w.logging = true, true
+	if w.context != nil {
+		w.context.Log() // what fails here has been logged, and changes nothing
+	}
+	w.logging = false
+}
 
 // destroy ends the context: proxy_on_log, proxy_on_done, proxy_on_delete.
 func (w *wasmFilter) destroy() {
 	w.over = true
 	if w.context != nil {
-		w.context.Close() // what fails here has been logged, and changes nothing
+		w.context.Close()
 		w.context = nil
 	}
 }
@@ -216,7 +222,23 @@ func (w *wasmFilter) HeaderMap(t abi.MapType) vm.HeaderMap {
 	return nil
 }
 
-func (w *wasmFilter) HeaderMapWritable(t abi.MapType) bool { return !w.logging }
+// HeaderMapWritable adds trailers, as Envoy does, where a guest that looks at
+// the end of the content wants to write to some that there are not.
+func (w *wasmFilter) HeaderMapWritable(t abi.MapType) bool {
+	g, it := &w.request, &w.stream.decoding
+	switch t {
+	case abi.MapRequestTrailers:
+	case abi.MapResponseTrailers:
+		g, it = &w.response, &w.stream.encoding
+	default:
+		return !w.logging
+	}
+	if it.trailers == nil && g.body != nil && g.ended {
+		it.addTrailers()
+		g.trailers = true
+	}
+	return !w.logging
+}
 
 // guestHeaders is a map that the guest writes to: what it gives is a view of
 // its memory and is copied.
@@ -268,9 +290,11 @@ func (w *wasmFilter) SetProperty(path string, value []byte) abi.Status {
 }
 
 func (w *wasmFilter) SendLocalResponse(code uint32, details string, body []byte, headers [][2]string, _ int32) {
-	if !w.over {
-		w.stream.reply(&localReply{status: int(code), body: string(body), details: details, headers: headers})
+	if w.over {
+		w.crash("proxy_send_local_response when the stream is over")
+		return
 	}
+	w.stream.reply(&localReply{status: int(code), body: string(body), details: details, guest: true, headers: headers})
 }
 
 func (w *wasmFilter) Continue(t abi.StreamType) {
@@ -283,9 +307,9 @@ func (w *wasmFilter) Continue(t abi.StreamType) {
 	}
 	i := it.placeOf(w)
 	switch {
-	case i < 0 || !it.places[i].reached && it.closed:
+	case it.closed:
 		return
-	case !it.places[i].reached:
+	case i < 0 || !it.places[i].reached:
 		w.crash("proxy_continue_stream of a direction that has not come to the plugin yet")
 		return
 	}
@@ -295,15 +319,19 @@ func (w *wasmFilter) Continue(t abi.StreamType) {
 	w.stream.wake()
 }
 
-func (w *wasmFilter) Close(abi.StreamType) {
-	if !w.over {
+func (w *wasmFilter) Close(t abi.StreamType) {
+	switch {
+	case w.over:
+	case t == abi.StreamRequest:
+		w.stream.reset("wasm_close_stream")
+	default:
 		w.stream.reset("")
 	}
 }
 
 // crash reports what makes Envoy crash, and ends the stream instead.
 func (w *wasmFilter) crash(what string) {
-	w.stream.conn.server.guestLog.Log(context.Background(), vm.LevelCritical, what+" crashes Envoy 1.40; here it only resets the stream")
+	w.stream.conn.server.guestLog.Log(context.Background(), vm.LevelCritical, what+" crashes Envoy 1.40; here it only ends the stream")
 	w.stream.reset("")
 }
 
@@ -315,6 +343,9 @@ func (b *builder) wasm(path string, c *wasmv3.PluginConfig) (filterFactory, erro
 		b.guestLog = &guestLog{Handler: s.options.Logger.With("component", "wasm").Handler()}
 		s.guestLog = slog.New(b.guestLog)
 		s.callouts.open, s.callouts.hcm = map[*callout]struct{}{}, &hcm{server: s, stats: newHCMStats(&Stats{}, "", "")}
+		s.callouts.hcm.stats.router = newRouterStats(&Stats{}, "")
+		s.callouts.background, s.callouts.stop = context.WithCancel(context.Background())
+		s.answering = make([]*callout, 1+s.options.Concurrency)
 		s.threads = make([]sync.Mutex, 1+s.options.Concurrency)
 		engine, err := vm.NewEngine(b.ctx, vm.EngineOptions{
 			CacheDir: s.options.CacheDir, Logger: s.guestLog, Metrics: (*guestMetrics)(&s.Stats),
@@ -324,6 +355,10 @@ func (b *builder) wasm(path string, c *wasmv3.PluginConfig) (filterFactory, erro
 			return nil, err
 		}
 		s.engine = engine
+		active := func() (int64, bool) { n := engine.Stats(); return int64(n.Active + n.Bases), true }
+		s.Stats.computed("wasm.envoy.wasm.runtime.v8.active", active)
+		s.Stats.computed("wasm.envoy.wasm.runtime.v8.created", func() (int64, bool) { return int64(engine.Stats().Created), true })
+		s.Stats.computed("wasm.wasm_vm_count", active)
 	}
 	v, path := c.GetVmConfig(), path+".vm_config"
 	name, code, err := b.code(path+".code.local", v.GetCode().GetLocal())
@@ -332,6 +367,7 @@ func (b *builder) wasm(path string, c *wasmv3.PluginConfig) (filterFactory, erro
 	}
 	module, err := s.engine.Load(b.ctx, name, code)
 	if err != nil {
+		b.logRefusal(c.GetName(), err)
 		return nil, b.wasmError(path+".code.local", err)
 	}
 	config := vm.PluginConfig{
@@ -355,12 +391,13 @@ func (b *builder) wasm(path string, c *wasmv3.PluginConfig) (filterFactory, erro
 	case c.GetFailurePolicy() == wasmv3.FailurePolicy_FAIL_RELOAD:
 		config.FailurePolicy = vm.FailReload
 	}
-	b.guestLog.hold()
+	b.guestLog.note()
 	ticks := newTickers(s)
 	config.OnTickPeriod = ticks.set
 	plugin, err := s.engine.NewPlugin(b.ctx, config, s.options.Concurrency)
-	said := b.guestLog.release(err == nil)
+	said := b.guestLog.said()
 	if err != nil {
+		b.logRefusal(c.GetName(), err)
 		if said != "" {
 			err = fmt.Errorf("%w; the plugin says: %s", err, said)
 		}
@@ -376,51 +413,56 @@ func (b *builder) wasm(path string, c *wasmv3.PluginConfig) (filterFactory, erro
 // vm.MainThread, that a plugin can see.
 func (s *Server) thread(worker int) *sync.Mutex { return &s.threads[1+worker] }
 
-// guestLog is the log of plugins. While one is being loaded it holds its
-// errors back: if loading fails they belong into the one line that says so.
+// logRefusal logs what Envoy logs of a plugin that it does not load.
+func (b *builder) logRefusal(name string, err error) {
+	log := func(level slog.Level, line string) { b.server.guestLog.Log(context.Background(), level, line) }
+	if load := (*vm.LoadError)(nil); errors.As(err, &load) {
+		for _, line := range load.Lines {
+			log(slog.LevelError, line)
+		}
+	}
+	log(vm.LevelCritical, "Plugin "+name+" failed to load")
+	log(vm.LevelCritical, "Plugin configured to fail closed failed to load")
+}
+
+// guestLog is the log of plugins. While one is being loaded it notes errors:
+// if loading fails they belong into the line that says so.
 type guestLog struct {
 	slog.Handler
-	mu      sync.Mutex
-	holding bool
-	held    []slog.Record
+	mu     sync.Mutex
+	noting bool
+	noted  []string
 }
 
 func (l *guestLog) Handle(ctx context.Context, r slog.Record) error {
 	if r.Level >= slog.LevelError {
 		l.mu.Lock()
-		defer l.mu.Unlock()
-		if l.holding {
-			l.held = append(l.held, r.Clone())
-			return nil
+		if l.noting {
+			_, message, prefixed := strings.Cut(r.Message, ": ") // Envoy's "wasm log NAME: "
+			if !prefixed {
+				message = r.Message
+			}
+			l.noted = append(l.noted, message)
 		}
+		l.mu.Unlock()
 	}
 	return l.Handler.Handle(ctx, r)
 }
 
-func (l *guestLog) hold() {
+// note begins to note errors.
+func (l *guestLog) note() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.holding = true
+	l.noting = true
 }
 
-// release logs what was held if loaded, or else returns it as one line.
-func (l *guestLog) release(loaded bool) (said string) {
+// said ends what note began, and returns the errors as one line.
+func (l *guestLog) said() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	var lines []string
-	for _, r := range l.held {
-		if loaded {
-			l.Handler.Handle(context.Background(), r)
-			continue
-		}
-		_, message, prefixed := strings.Cut(r.Message, ": ") // Envoy's "wasm log NAME: "
-		if !prefixed {
-			message = r.Message
-		}
-		lines = append(lines, message)
-	}
-	l.holding, l.held = false, nil
-	return strings.Join(lines, "; ")
+	noted := l.noted
+	l.noting, l.noted = false, nil
+	return strings.Join(noted, "; ")
 }
 
 // wasmError puts what is wrong with a plugin into one line.

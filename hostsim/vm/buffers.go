@@ -26,6 +26,8 @@ func (c *hostContext) buffer(t abi.BufferType) buffer {
 		return buffer{bytes: c.configuring.config.Configuration}
 	case abi.BufferCallData:
 		return buffer{}
+	case abi.BufferGrpcReceive:
+		return buffer{bytes: c.root.calls.received.message, missing: !c.root.calls.received.there}
 	case abi.BufferHTTPCallResponseBody:
 		if r := c.root.calls.response; r != nil {
 			return buffer{bytes: r.Body}

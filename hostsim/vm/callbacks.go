@@ -21,6 +21,10 @@ const (
 	onRequestHeaders
 	onResponseHeaders
 	onHTTPCallResponse
+	onGrpcReceive
+	onGrpcClose
+	onGrpcReceiveInitialMetadata
+	onGrpcReceiveTrailingMetadata
 
 	// Those below are never called yet, but their signatures are checked.
 	validateConfiguration
@@ -31,10 +35,6 @@ const (
 	onUpstreamConnectionClose
 	onRequestMetadata
 	onResponseMetadata
-	onGrpcReceive
-	onGrpcClose
-	onGrpcReceiveInitialMetadata
-	onGrpcReceiveTrailingMetadata
 	onForeignFunction
 
 	callbackCount

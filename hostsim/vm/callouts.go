@@ -36,6 +36,8 @@ type Callouts interface {
 	// A status that is not Ok says why there is no call; why explains it to
 	// people.
 	HTTP(worker int, call HTTPCall, done func(*HTTPResponse)) (cancel func(), status abi.Status, why string)
+	// GRPC starts a gRPC call, likewise.
+	GRPC(worker int, call GRPCCall, events GRPCEvents) (stream GRPCStream, status abi.Status, why string)
 }
 
 // Numbers of callouts tell by their last two bits what they are.
@@ -50,7 +52,9 @@ const (
 type callouts struct {
 	cancel   map[uint32]func() // by token
 	response *HTTPResponse     // while its callback runs
-	status   uint32            // what proxy_get_status gives meanwhile
+	streams  map[uint32]GRPCStream
+	received received // while a gRPC callback runs
+	status   uint32   // what proxy_get_status gives meanwhile
 	message  string
 }
 
@@ -109,6 +113,10 @@ func (c *callouts) add(token uint32, cancel func()) {
 
 // end cancels all that is under way.
 func (c *callouts) end() {
+	for token, stream := range c.streams {
+		delete(c.streams, token)
+		stream.Cancel()
+	}
 	for token, cancel := range c.cancel {
 		delete(c.cancel, token)
 		cancel()
@@ -136,8 +144,8 @@ func (c *hostContext) answered(token uint32, r *HTTPResponse) {
 	} else {
 		c.calls.status, c.calls.message = uint32(abi.StatusBrokenConnection), "reset"
 	}
-	v.call(c, onHTTPCallResponse) // a trap is logged and remembered
-	c.calls.response, c.calls.status, c.calls.message = nil, 0, ""
+	v.call(c, onHTTPCallResponse)               // a trap is logged and remembered
+	c.calls.response, c.calls.message = nil, "" // Envoy keeps the status
 	v.afterCall()
 }
 

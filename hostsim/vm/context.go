@@ -27,6 +27,7 @@ type hostContext struct {
 
 	// Of a stream context.
 	logging     bool // proxy_on_log runs
+	logged      bool // it was to run
 	requestGone bool // the request was continued in this callback
 	mapsGone    bool // the stream is over
 }
@@ -326,10 +327,35 @@ func (s *StreamContext) OnResponseTrailers(numTrailers int) (abi.Action, error) 
 	return s.trailers(onResponseTrailers, numTrailers)
 }
 
-// Close ends the stream: proxy_on_log, proxy_on_done, proxy_on_delete, after
+// Log is the end of the stream for its log: proxy_on_log, after
 // proxy_on_context_create if nothing was called before. The stream's header
-// maps can be read in proxy_on_log, and never afterwards. Its error changes
-// nothing for the stream, whose response is out. Close is called once.
+// maps can be read in it, and never afterwards. Its error changes nothing for
+// the stream, whose response is out. Log is called once, before Close.
+func (s *StreamContext) Log() error {
+	c := &s.context
+	v := c.instance
+	v.mu.Lock()
+	defer v.leave()
+	if v.failed.Load() {
+		return ErrVMFailed
+	}
+	return s.log()
+}
+
+func (s *StreamContext) log() error {
+	c := &s.context
+	c.logged, c.requestGone = true, false
+	if err := c.create(c.root.id); err != nil {
+		return err
+	}
+	c.logging = true
+	_, err := c.notify(onLog, 0)
+	c.logging, c.mapsGone = false, true
+	return err
+}
+
+// Close ends the stream: proxy_on_done, proxy_on_delete, after Log if that was
+// not called. Close is called once.
 func (s *StreamContext) Close() error {
 	c := &s.context
 	v := c.instance
@@ -339,17 +365,11 @@ func (s *StreamContext) Close() error {
 	if v.failed.Load() {
 		return ErrVMFailed
 	}
-	c.requestGone = false
-	if err := c.create(c.root.id); err != nil {
-		return err
+	if !c.logged {
+		if err := s.log(); err != nil {
+			return err
+		}
 	}
-	c.logging = true
-	_, err := c.notify(onLog, 0)
-	c.logging = false
-	if err != nil {
-		return err
-	}
-	c.mapsGone = true
 	if _, err := c.notify(onDone, 1); err != nil {
 		return err
 	}

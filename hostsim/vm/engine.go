@@ -82,7 +82,8 @@ type Engine struct {
 // EngineStats counts VMs, as Envoy's wasm.envoy.wasm.runtime.*.
 type EngineStats struct {
 	Created uint64 // ever
-	Active  uint64 // now; Envoy keeps one more for each group of VMs, which is only copied from
+	Active  uint64 // now
+	Bases   uint64 // that Envoy would have besides: one for each set of plugins that share VMs, only copied from
 }
 
 // Module is a compiled module that an Envoy would load.
@@ -216,7 +217,9 @@ func (noLock) Unlock() {}
 
 // Stats returns the engine's counters.
 func (e *Engine) Stats() EngineStats {
-	return EngineStats{Created: e.created.Load(), Active: uint64(e.active.Load())}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return EngineStats{Created: e.created.Load(), Active: uint64(e.active.Load()), Bases: uint64(len(e.groups))}
 }
 
 // Close frees everything. All plugins must be closed before.

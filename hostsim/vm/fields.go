@@ -10,6 +10,11 @@ const maxMapType = uint32(abi.MapHTTPCallResponseTrailers)
 // readableMap returns the header map of the given type, or nil if there is
 // none in the current phase.
 func (c *hostContext) readableMap(t abi.MapType) HeaderMap {
+	switch g := c.root.calls.received; {
+	case t == abi.MapGrpcReceiveInitial && g.metadata != nil && !g.trailing,
+		t == abi.MapGrpcReceiveTrailing && g.metadata != nil && g.trailing:
+		return pairsMap{g.metadata}
+	}
 	switch r := c.root.calls.response; t {
 	case abi.MapHTTPCallResponseHeaders:
 		if r != nil {

@@ -27,9 +27,6 @@ type hostFunc struct {
 // hostFunctions returns all functions that Envoy registers, whatever the ABI
 // version. Those of WASI are there once for each of its module names.
 func hostFunctions() []hostFunc {
-	const (
-		grpc = "it needs gRPC callouts"
-	)
 	env := func(versions abiVersion, name string, params int, call func(*instance, []uint64) abi.Status) hostFunc {
 		return hostFunc{module: "env", name: name, params: types(params), results: types(1), versions: versions,
 			call: func(v *instance, stack []uint64) uint32 { return uint32(call(v, stack)) }}
@@ -103,11 +100,11 @@ func hostFunctions() []hostFunc {
 		env(abiAll, "proxy_get_metric", 2, proxyGetMetric),
 
 		env(abiAll, "proxy_http_call", 10, proxyHTTPCall),
-		missing("proxy_grpc_call", 12, grpc),
-		missing("proxy_grpc_stream", 9, grpc),
-		missing("proxy_grpc_send", 4, grpc),
-		missing("proxy_grpc_cancel", 1, grpc),
-		missing("proxy_grpc_close", 1, grpc),
+		env(abiAll, "proxy_grpc_call", 12, proxyGRPCCall),
+		env(abiAll, "proxy_grpc_stream", 9, proxyGRPCStream),
+		env(abiAll, "proxy_grpc_send", 4, proxyGRPCSend),
+		env(abiAll, "proxy_grpc_cancel", 1, proxyGRPCCancel),
+		env(abiAll, "proxy_grpc_close", 1, proxyGRPCClose),
 		missing("envoy_resolve_dns", 3, "it needs name resolution"),
 	}
 	for _, module := range []string{"wasi_unstable", "wasi_snapshot_preview1"} {

@@ -42,7 +42,7 @@ func TestLifecycle(t *testing.T) {
 	config := PluginConfig{VMID: "vm"}
 	p := mustTestPlugin(t, e, "lifecycle", config)
 	expectSaid(t, log, "loading: canary, main thread, worker", "C1 S1 F1 C1 S1 F1 C1 S1 F1")
-	if got := (EngineStats{Created: 4, Active: 2}); e.Stats() != got {
+	if got := (EngineStats{Created: 4, Active: 2, Bases: 1}); e.Stats() != got {
 		t.Errorf("VMs = %+v, want %+v", e.Stats(), got)
 	}
 	if got := p.TickPeriod(0); got != 250*time.Millisecond {

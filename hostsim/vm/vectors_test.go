@@ -181,6 +181,10 @@ func (unanswered) HTTP(_ int, call HTTPCall, _ func(*HTTPResponse)) (func(), abi
 	return func() {}, abi.StatusOK, ""
 }
 
+func (unanswered) GRPC(_ int, call GRPCCall, _ GRPCEvents) (GRPCStream, abi.Status, string) {
+	return nil, abi.StatusParseFailure, "no such cluster"
+}
+
 // play calls a plugin as Envoy does for one request.
 func play(t *testing.T, p *Plugin, stream *testStream, body string) {
 	t.Helper()

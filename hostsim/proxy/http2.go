@@ -215,7 +215,7 @@ func (h *http2Conn) connectionError(e *http2Error) {
 		h.framer.WriteGoAway(h.last, e.code, []byte(e.text))
 	}
 	h.flush()
-	h.end(&http2Error{details: "codec_error:The_user_callback_function_failed"})
+	h.end(errHTTP2Broken)
 }
 
 // ---- reading
@@ -233,11 +233,13 @@ func (h *http2Conn) read() error {
 			return err
 		}
 		if e := h.checkHeader(head, continued); e != nil {
+			h.abandon(continued)
 			return e
 		}
 		f, err := h.framer.ReadFrameForHeader(head)
 		if err != nil {
 			if e := malformedFrame(head, err); e != nil {
+				h.blame(head.StreamID, e)
 				return e
 			}
 			var streamError http2.StreamError
@@ -394,9 +396,33 @@ func (h *http2Conn) fragment(id uint32, b []byte, last bool, size int) (continue
 }
 
 func (h *http2Conn) compression(id uint32) *http2Error {
-	h.last = max(h.last, id)
+	h.abandon(id)
 	return &http2Error{code: http2.ErrCodeCompression}
 }
+
+// blame ends the stream that an error of the connection is about, if there is
+// one.
+func (h *http2Conn) blame(id uint32, e *http2Error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if s := h.streams[id]; s != nil && e.details != "" {
+		s.fail(e)
+	}
+}
+
+// abandon notes that the head of a new stream will never be complete, which is
+// a stream all the same.
+func (h *http2Conn) abandon(id uint32) {
+	h.mu.Lock()
+	known := id == 0 || h.next != 0 || h.streams[id] != nil || !h.idle(id)
+	h.mu.Unlock()
+	if !known {
+		h.message.err = errHTTP2Broken
+		h.open(id, &h.message)
+	}
+}
+
+var errHTTP2Broken = &http2Error{silent: true, details: "codec_error:The_user_callback_function_failed"}
 
 // section takes a complete header section.
 func (h *http2Conn) section(id uint32, m *http2Message) *http2Error {
@@ -417,8 +443,10 @@ func (h *http2Conn) section(id uint32, m *http2Message) *http2Error {
 	if s.err != nil || s.remoteEnd {
 		return nil
 	}
-	s.wireIn += int64(m.size)
 	e := m.whole()
+	if e == nil {
+		s.wireIn += int64(m.size)
+	}
 	if e == nil && m.check.kind == responseSection {
 		s.headBytes += int64(m.size)
 	} else if e == nil {
@@ -493,7 +521,9 @@ func (h *http2Conn) messageError(s *http2Stream, e *http2Error) *http2Error {
 		}
 	}
 	s.fail(e)
-	s.resetLater(e.code)
+	s.reset(e.code)
+	s.wireOut += 13
+	h.flushLater()
 	return nil
 }
 
@@ -536,6 +566,9 @@ func (h *http2Conn) data(f *http2.DataFrame) *http2Error {
 	}
 	if h.next != 0 && !s.headed {
 		return h.messageError(s, &http2Error{code: http2.ErrCodeProtocol, stream: true})
+	}
+	if f.StreamEnded() && s.length > 0 {
+		return h.messageError(s, &http2Error{code: http2.ErrCodeProtocol, stream: true, details: "http2.remote_reset"})
 	}
 	s.wireIn += size + 9
 	s.content = append(s.content, data...)
@@ -761,19 +794,12 @@ func (s *http2Stream) reset(code http2.ErrCode) {
 	if h.err == nil {
 		h.framer.WriteRSTStream(s.id, code)
 		h.stats.resetsSent.Add(1)
-		s.wireOut += 13
 	}
 	h.giveBack(int64(len(s.content) - s.consumed))
 	s.content, s.consumed = nil, 0
 	s.peerReset = true
 	s.fail(&http2Error{code: code, details: "http2.local_reset"})
 	s.over()
-}
-
-// resetLater is reset for the goroutine that reads. The lock is held.
-func (s *http2Stream) resetLater(code http2.ErrCode) {
-	s.reset(code)
-	s.http2.flushLater()
 }
 
 // Reset ends the stream with a RST_STREAM.
@@ -803,9 +829,6 @@ func (s *http2Stream) Read(p []byte) (int, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for {
-		if s.err != nil {
-			return 0, s.err
-		}
 		if left := s.content[s.consumed:]; len(left) > 0 {
 			n := copy(p, left)
 			if s.consumed += n; s.consumed == len(s.content) {
@@ -815,6 +838,9 @@ func (s *http2Stream) Read(p []byte) (int, error) {
 			}
 			s.giveBack(int64(n))
 			return n, nil
+		}
+		if s.err != nil {
+			return 0, s.err
 		}
 		if s.remoteEnd {
 			return 0, io.EOF
@@ -830,7 +856,7 @@ func (s *http2Stream) Read(p []byte) (int, error) {
 func (s *http2Stream) there() (content, end bool) {
 	s.http2.mu.Lock()
 	defer s.http2.mu.Unlock()
-	return s.consumed < len(s.content) && s.err == nil, s.remoteEnd
+	return s.consumed < len(s.content), s.remoteEnd
 }
 
 // broken is why the stream ended before its time, or nil.

@@ -112,7 +112,10 @@ func (h *http2Server) linger() (byPeer bool) {
 // serveStream serves a stream that the client has opened.
 func (h *http2Server) serveStream(st *http2Stream, m *http2Message) *http2Error {
 	message := http2Message{fields: append([]field(nil), m.fields...), end: m.end, check: m.check}
-	refused := m.whole()
+	refused := m.err
+	if refused == nil {
+		refused = m.whole()
+	}
 	if refused != nil {
 		st.headBytes, st.wireIn = 0, 0
 		h.mu.Lock()
@@ -173,6 +176,9 @@ func (s *stream) serveHTTP2(m *http2Message, refused *http2Error) {
 	s.body.done = m.end
 	s.decodeFields(m)
 	s.answer(s.decodeManager())
+	if !s.waited {
+		st.forgetIncomplete()
+	}
 	st.done(s.broken)
 }
 
@@ -331,6 +337,16 @@ func (b *bodyReader) takeStream() ([]byte, error) {
 	}
 	b.in.discard(len(buf))
 	return buf, nil
+}
+
+// forgetIncomplete takes what was sent out of the count where the request is
+// not complete and was answered at once: Envoy logs that before it sends.
+func (s *http2Stream) forgetIncomplete() {
+	s.http2.mu.Lock()
+	defer s.http2.mu.Unlock()
+	if !s.remoteEnd && s.err == nil {
+		s.headSent, s.wireOut = 0, 0
+	}
 }
 
 // done ends the stream for good: what has not been said by now never will be.

@@ -844,7 +844,12 @@ func (s *stream) informational(c *cluster, status int) {
 	s.mu.Lock()
 	s.cleanResponse()
 	s.hcm.stats.responded(status)
-	s.conn.out = s.hcm.codec.appendResponse(s.conn.out, &s.response, s.http11, false, false)
+	if s.conn.http2 != nil {
+		s.writeFields(false)
+		s.conn.http2.flush()
+	} else {
+		s.conn.out = s.hcm.codec.appendResponse(s.conn.out, &s.response, s.http11, false, false)
+	}
 	s.mu.Unlock()
 	s.conn.flush() // what fails shows in the response too
 }

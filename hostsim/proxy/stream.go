@@ -267,7 +267,7 @@ func (s *stream) requestHasCome() {
 // head, without taking them, and a client that is gone.
 func (s *stream) spoiled() *localReply {
 	size := 0
-	if !s.body.done && !s.upgrade {
+	if !s.body.done && !s.upgrade && s.body.kind != bodyStream {
 		s.conn.readAhead(&s.conn.in)
 		in, body, trailers := s.conn.in, s.body, Headers{}
 		body.in, body.trial = &in, true

@@ -45,9 +45,23 @@ var supported = map[protoreflect.FullName]string{
 	"envoy.type.matcher.v3.RegexMatcher":       "regex google_re2",
 	"envoy.type.matcher.v3.FilterStateMatcher": "key string_match",
 
-	"envoy.config.listener.v3.Listener":    "name address filter_chains traffic_direction drain_type enable_reuse_port stat_prefix",
-	"envoy.config.listener.v3.FilterChain": "name filters",
-	"envoy.config.listener.v3.Filter":      "name typed_config",
+	"envoy.config.listener.v3.Listener":                                              "name address filter_chains traffic_direction drain_type enable_reuse_port stat_prefix listener_filters listener_filters_timeout default_filter_chain",
+	"envoy.config.listener.v3.FilterChain":                                           "name filters filter_chain_match transport_socket",
+	"envoy.config.listener.v3.FilterChainMatch":                                      "server_names transport_protocol application_protocols",
+	"envoy.config.listener.v3.ListenerFilter":                                        "name typed_config",
+	"envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector":                "",
+	"envoy.config.core.v3.TransportSocket":                                           "name typed_config",
+	"envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext":                 "common_tls_context require_client_certificate",
+	"envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext":                   "common_tls_context sni",
+	"envoy.extensions.transport_sockets.tls.v3.CommonTlsContext":                     "tls_params tls_certificates validation_context alpn_protocols",
+	"envoy.extensions.transport_sockets.tls.v3.TlsParameters":                        "tls_minimum_protocol_version tls_maximum_protocol_version cipher_suites ecdh_curves",
+	"envoy.extensions.transport_sockets.tls.v3.TlsCertificate":                       "certificate_chain private_key",
+	"envoy.extensions.transport_sockets.tls.v3.CertificateValidationContext":         "trusted_ca match_typed_subject_alt_names trust_chain_verification verify_certificate_hash",
+	"envoy.extensions.transport_sockets.tls.v3.SubjectAltNameMatcher":                "san_type matcher",
+	"envoy.config.core.v3.UpstreamHttpProtocolOptions":                               "auto_sni auto_san_validation",
+	"envoy.extensions.upstreams.http.v3.HttpProtocolOptions.UseDownstreamHttpConfig": "http_protocol_options http2_protocol_options",
+	"envoy.extensions.upstreams.http.v3.HttpProtocolOptions.AutoHttpConfig":          "http_protocol_options http2_protocol_options",
+	"envoy.config.listener.v3.Filter":                                                "name typed_config",
 
 	"envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager": "stat_prefix codec_type route_config " +
 		"http_filters access_log upgrade_configs http_protocol_options http2_protocol_options common_http_protocol_options early_header_mutation_extensions " +
@@ -152,7 +166,7 @@ var supported = map[protoreflect.FullName]string{
 	"envoy.config.route.v3.RouteAction.MaxStreamDuration":                     "max_stream_duration",
 	"envoy.config.route.v3.RouteAction.UpgradeConfig":                         "upgrade_type enabled connect_config",
 	"envoy.config.route.v3.DirectResponseAction":                              "status body body_format",
-	"envoy.config.cluster.v3.Cluster": "name alt_stat_name type connect_timeout lb_policy load_assignment circuit_breakers " +
+	"envoy.config.cluster.v3.Cluster": "transport_socket name alt_stat_name type connect_timeout lb_policy load_assignment circuit_breakers " +
 		"load_balancing_policy ring_hash_lb_config maglev_lb_config least_request_lb_config lb_subset_config common_lb_config dns_refresh_rate dns_lookup_family respect_dns_ttl metadata " +
 		"max_requests_per_connection common_http_protocol_options http_protocol_options typed_extension_protocol_options",
 	"envoy.config.cluster.v3.Cluster.LeastRequestLbConfig":                         "choice_count",
@@ -163,7 +177,7 @@ var supported = map[protoreflect.FullName]string{
 	"envoy.config.cluster.v3.CircuitBreakers.Thresholds.RetryBudget":               "budget_percent min_retry_concurrency",
 	"envoy.config.core.v3.Metadata":                                                "filter_metadata",
 	"envoy.config.core.v3.Locality":                                                "region zone sub_zone",
-	"envoy.extensions.upstreams.http.v3.HttpProtocolOptions":                       "common_http_protocol_options explicit_http_config",
+	"envoy.extensions.upstreams.http.v3.HttpProtocolOptions":                       "auto_config use_downstream_protocol_config upstream_http_protocol_options common_http_protocol_options explicit_http_config",
 	"envoy.extensions.upstreams.http.v3.HttpProtocolOptions.ExplicitHttpConfig":    "http_protocol_options http2_protocol_options",
 	"envoy.config.route.v3.RouteAction.UpgradeConfig.ConnectConfig":                "",
 	"envoy.config.route.v3.RouteAction.HashPolicy":                                 "header cookie connection_properties query_parameter terminal",
@@ -224,7 +238,10 @@ type limit struct {
 // limits is keyed by the full name of the field.
 var limits = map[protoreflect.FullName]limit{
 	"envoy.config.core.v3.SocketAddress.protocol":                                                                   {values: "TCP"},
-	"envoy.config.listener.v3.Listener.filter_chains":                                                               {max: 1},
+	"envoy.config.listener.v3.ListenerFilter.typed_config":                                                          {types: "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector"},
+	"envoy.config.core.v3.TransportSocket.typed_config":                                                             {types: "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"},
+	"envoy.extensions.upstreams.http.v3.HttpProtocolOptions.UseDownstreamHttpConfig.http_protocol_options":          {fields: upstreamHTTP1},
+	"envoy.extensions.upstreams.http.v3.HttpProtocolOptions.AutoHttpConfig.http_protocol_options":                   {fields: upstreamHTTP1},
 	"envoy.config.listener.v3.Filter.typed_config":                                                                  {types: "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"},
 	"envoy.config.accesslog.v3.AccessLog.typed_config":                                                              {types: "envoy.extensions.access_loggers.file.v3.FileAccessLog envoy.extensions.access_loggers.stream.v3.StdoutAccessLog envoy.extensions.access_loggers.stream.v3.StderrAccessLog"},
 	"envoy.config.accesslog.v3.ExtensionFilter.typed_config":                                                        {types: "envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter"},

@@ -28,13 +28,13 @@ type AdminResponse struct {
 func (s *Server) ServeAdmin(socket net.Listener, handler func(AdminRequest) AdminResponse) {
 	m := &hcm{
 		server: s, admin: handler, routes: &routeTable{}, chain: &filterChain{},
-		serverName: "envoy", maxHeaders: 100, maxHeadBytes: 60 << 10,
+		http2: newHTTP2Options(nil), serverName: "envoy", maxHeaders: 100, maxHeadBytes: 60 << 10,
 		normalizePath: true, mergeSlashes: true, remoteAddress: true, skipXFF: true,
 		drainTimeout: 5 * time.Second, delayedClose: time.Second,
 	}
 	const prefix = "listener.admin."
 	m.stats = newHCMStats(&s.Stats, "http.admin.", prefix)
-	l := &listener{name: "admin", server: s, hcm: m, isAdmin: true, sockets: []net.Listener{socket}}
+	l := &listener{name: "admin", server: s, plain: &listenerChain{hcm: m}, isAdmin: true, sockets: []net.Listener{socket}}
 	l.stats = newListenerStats(&s.Stats, prefix, []string{"main_thread"})
 	go l.serve(0)
 	go func() {

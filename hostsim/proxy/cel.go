@@ -311,13 +311,10 @@ func (s *stream) responseAttribute(name string) any {
 }
 
 func (s *stream) connectionAttribute(name string) any {
-	switch name {
-	case "id":
+	if name == "id" {
 		return s.conn.id
-	case "mtls":
-		return false
 	}
-	return nil
+	return s.conn.tlsProperty(name)
 }
 
 func (s *stream) upstreamAttribute(name string) any {

@@ -41,7 +41,7 @@ func (s *stream) findClient() (internal bool, refusal *localReply) {
 			s.appendPeer()
 		}
 		if o.trustedHops == 0 || !h.has("x-forwarded-proto") {
-			h.set("x-forwarded-proto", "http")
+			h.set("x-forwarded-proto", s.conn.scheme())
 		}
 		if o.addPort && (o.trustedHops == 0 || !h.has("x-forwarded-port")) {
 			h.set("x-forwarded-port", itoa(int(portOf(s.conn.local))))
@@ -60,7 +60,7 @@ func (s *stream) findClient() (internal bool, refusal *localReply) {
 			}
 		}
 		if !h.has("x-forwarded-proto") {
-			h.set("x-forwarded-proto", "http")
+			h.set("x-forwarded-proto", s.conn.scheme())
 		}
 		if o.addPort && !h.has("x-forwarded-port") {
 			h.set("x-forwarded-port", itoa(int(portOf(s.conn.local))))

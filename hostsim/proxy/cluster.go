@@ -24,6 +24,7 @@ type cluster struct {
 	maxLife        time.Duration // of a connection; 0: any
 	codec          codecOptions
 	protocol       upstreamProtocol
+	tls            *transportSocket
 	http2          http2Options
 	http2Stats     http2Stats
 	// The most that a response head may have, in bytes and fields.
@@ -61,15 +62,18 @@ type host struct {
 	current atomic.Pointer[string] // where LOGICAL_DNS connects to now
 	active  atomic.Int64           // requests
 	stats   hostStats
-	pools   [2]pool
 	raw     [2]pool // of connections without HTTP, for connect_config
+	pools   [4]pool // by routing priority, and two more for HTTP/2 clients (use_downstream_protocol_config)
+	named   namedPools
 }
 
 func (c *cluster) newHost(e endpoint, address string) *host {
 	h := &host{endpoint: &e, cluster: c, address: address}
 	c.stats.matched.Add(1) // by the transport socket that there is
 	for i := range h.pools {
-		h.pools[i].host, h.pools[i].breaker = h, &c.breakers[i]
+		h.pools[i].host, h.pools[i].breaker, h.pools[i].http2 = h, &c.breakers[i%2], i >= 2
+	}
+	for i := range h.raw {
 		h.raw[i].host, h.raw[i].breaker, h.raw[i].raw = h, &c.breakers[i], true
 	}
 	return h
@@ -92,8 +96,11 @@ func (c *cluster) eachPool(f func(*pool)) {
 	for _, h := range c.hosts.Load().all {
 		for i := range h.pools {
 			f(&h.pools[i])
+		}
+		for i := range h.raw {
 			f(&h.raw[i])
 		}
+		h.named.each(f)
 	}
 }
 
@@ -116,8 +123,11 @@ func (c *cluster) setHosts(hosts []*host) {
 			if !keep[h] {
 				for i := range h.pools {
 					h.pools[i].close()
+				}
+				for i := range h.raw {
 					h.raw[i].close()
 				}
+				h.named.each((*pool).close)
 			}
 		}
 	}
@@ -162,6 +172,10 @@ func (b *builder) cluster(path string, c *clusterv3.Cluster) (*cluster, error) {
 	if c.GetConnectTimeout() != nil {
 		cl.connectTimeout = c.GetConnectTimeout().AsDuration()
 	}
+	var err error
+	if cl.tls, err = b.upstreamTLS(path+".transport_socket", c.GetTransportSocket(), "cluster."+cl.statName+"."); err != nil {
+		return nil, err
+	}
 	if err := b.clusterProtocol(path, cl, c); err != nil {
 		return nil, err
 	}
@@ -171,8 +185,7 @@ func (b *builder) cluster(path string, c *clusterv3.Cluster) (*cluster, error) {
 	if err := b.endpoints(path+".load_assignment", cl, c); err != nil {
 		return nil, err
 	}
-	c, err := b.policyOf(path, c)
-	if err != nil {
+	if c, err = b.policyOf(path, c); err != nil {
 		return nil, err
 	}
 	if cl.balancing, err = b.balancing(path, c); err != nil {
@@ -228,8 +241,18 @@ func (b *builder) clusterProtocol(path string, cl *cluster, c *clusterv3.Cluster
 		if err := b.upstreamProtocol(path, cl, typed); err != nil {
 			return err
 		}
+		if cl.tls != nil {
+			cl.tls.autoSNI = typed.GetUpstreamHttpProtocolOptions().GetAutoSni()
+			cl.tls.autoSAN = typed.GetUpstreamHttpProtocolOptions().GetAutoSanValidation()
+		}
 		options, http1 = typed.GetCommonHttpProtocolOptions(), typed.GetExplicitHttpConfig().GetHttpProtocolOptions()
 		http1Path = path + ".explicit_http_config.http_protocol_options"
+		switch o := typed.GetUpstreamProtocolOptions().(type) {
+		case *upstreamhttpv3.HttpProtocolOptions_UseDownstreamProtocolConfig:
+			http1, http1Path = o.UseDownstreamProtocolConfig.GetHttpProtocolOptions(), path+".use_downstream_protocol_config.http_protocol_options"
+		case *upstreamhttpv3.HttpProtocolOptions_AutoConfig:
+			http1, http1Path = o.AutoConfig.GetHttpProtocolOptions(), path+".auto_config.http_protocol_options"
+		}
 	}
 	var err error
 	if cl.codec, err = b.codecOptions(http1Path, http1); err != nil {

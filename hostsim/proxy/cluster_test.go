@@ -147,7 +147,7 @@ func TestSubsets(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			s, addr := serveCluster(t, ", metadata_match: {filter_metadata: {envoy.lb: "+tt.asked+"}}",
 				"lb_subset_config: {fallback_policy: "+tt.policy+", "+selectors+"}", endpoints)
-			route := s.listeners[0].hcm.routes.any.routes[0]
+			route := s.listeners[0].chains[0].hcm.routes.any.routes[0]
 			if diff := cmp.Diff(tt.want, pickShares(t, s, route.labels)); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
 			}

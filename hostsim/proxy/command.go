@@ -85,7 +85,7 @@ func never(syntax commandSyntax) commandKind {
 
 // commands are all that Envoy 1.40 takes. The extensions REQ_WITHOUT_QUERY,
 // FILE_CONTENT and others have to be configured as formatters.
-var commands = map[string]commandKind{
+var commands = withTLS(map[string]commandKind{
 	"REQ":     {required | short, headerCommand(func(s *stream) *Headers { return &s.request })},
 	"RESP":    {required | short, headerCommand(func(s *stream) *Headers { return &s.response })},
 	"TRAILER": {required | short, headerCommand(func(s *stream) *Headers { return &s.responseTrailers })},
@@ -169,15 +169,7 @@ var commands = map[string]commandKind{
 	"UPSTREAM_HOST_NAMES_ATTEMPTED":         word(func(s *stream) string { return s.tried((*host).namedAs) }),
 	"UPSTREAM_CONNECTION_IDS_ATTEMPTED":     word(func(s *stream) string { return s.connectionIDs() }),
 	"UPSTREAM_SERVER_NAME":                  never(bare),
-	"UPSTREAM_TLS_CIPHER":                   never(bare),
-	"UPSTREAM_TLS_VERSION":                  never(bare),
 	"UPSTREAM_TLS_SESSION_ID":               never(bare),
-	"UPSTREAM_PEER_SUBJECT":                 never(bare),
-	"UPSTREAM_PEER_ISSUER":                  never(bare),
-	"UPSTREAM_PEER_CERT":                    never(bare),
-	"UPSTREAM_PEER_URI_SAN":                 never(bare),
-	"UPSTREAM_PEER_DNS_SAN":                 never(bare),
-	"UPSTREAM_PEER_IP_SAN":                  never(bare),
 	"UPSTREAM_LOCAL_URI_SAN":                never(bare),
 	"UPSTREAM_FILTER_STATE":                 never(required | short),
 
@@ -197,30 +189,8 @@ var commands = map[string]commandKind{
 	"DOWNSTREAM_LOCAL_CLOSE_REASON":                 never(bare),
 	"DOWNSTREAM_TRANSPORT_FAILURE_REASON":           never(bare),
 	"CONNECTION_TERMINATION_DETAILS":                never(bare),
-	"DOWNSTREAM_PEER_SUBJECT":                       never(bare),
-	"DOWNSTREAM_PEER_ISSUER":                        never(bare),
-	"DOWNSTREAM_PEER_SERIAL":                        never(bare),
-	"DOWNSTREAM_PEER_CHAIN_SERIALS":                 never(bare),
-	"DOWNSTREAM_PEER_FINGERPRINT_1":                 never(bare),
-	"DOWNSTREAM_PEER_FINGERPRINT_256":               never(bare),
-	"DOWNSTREAM_PEER_CHAIN_FINGERPRINTS_1":          never(bare),
-	"DOWNSTREAM_PEER_CHAIN_FINGERPRINTS_256":        never(bare),
-	"DOWNSTREAM_PEER_CERT":                          never(bare),
-	"DOWNSTREAM_PEER_CERT_V_START":                  never(optional),
-	"DOWNSTREAM_PEER_CERT_V_END":                    never(optional),
-	"DOWNSTREAM_PEER_URI_SAN":                       never(bare),
-	"DOWNSTREAM_PEER_DNS_SAN":                       never(bare),
-	"DOWNSTREAM_PEER_IP_SAN":                        never(bare),
-	"DOWNSTREAM_PEER_EMAIL_SAN":                     never(bare),
 	"DOWNSTREAM_PEER_OTHERNAME_SAN":                 never(bare),
-	"DOWNSTREAM_LOCAL_SUBJECT":                      never(bare),
-	"DOWNSTREAM_LOCAL_URI_SAN":                      never(bare),
-	"DOWNSTREAM_LOCAL_DNS_SAN":                      never(bare),
-	"DOWNSTREAM_LOCAL_IP_SAN":                       never(bare),
-	"DOWNSTREAM_LOCAL_EMAIL_SAN":                    never(bare),
 	"DOWNSTREAM_LOCAL_OTHERNAME_SAN":                never(bare),
-	"DOWNSTREAM_TLS_VERSION":                        never(bare),
-	"DOWNSTREAM_TLS_CIPHER":                         never(bare),
 	"DOWNSTREAM_TLS_SESSION_ID":                     never(bare),
 	"TLS_JA3_FINGERPRINT":                           never(bare),
 	"TLS_JA4_FINGERPRINT":                           never(bare),
@@ -254,7 +224,7 @@ var commands = map[string]commandKind{
 	"COALESCE":          {syntax: required | short},
 	"CEL":               {required | short, func(b *builder, path, arg string) (command, error) { return b.cel(path, arg, false) }},
 	"TYPED_CEL":         {required | short, func(b *builder, path, arg string) (command, error) { return b.cel(path, arg, true) }},
-}
+})
 
 func dash(s string) string {
 	if s == "" {
@@ -555,10 +525,17 @@ func requestedServerNameCommand(b *builder, path, arg string) (command, error) {
 		return nil, b.boot.Errorf(path, "%%REQUESTED_SERVER_NAME(%s)%%: found %q, want SNI_ONLY, SNI_FIRST or HOST_FIRST", arg, source)
 	}
 	return func(dst []byte, s *stream) ([]byte, kind) {
+		sni := s.conn.serverName
+		if sni != "" && source != "HOST_FIRST" {
+			return append(dst, sni...), text
+		}
 		for _, name := range names {
 			if v := s.request.value(name); v != "" {
 				return append(dst, v...), text
 			}
+		}
+		if sni != "" {
+			return append(dst, sni...), text
 		}
 		return dst, absent
 	}, nil

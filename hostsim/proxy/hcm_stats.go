@@ -5,6 +5,7 @@ type hcmStats struct {
 	connections, activeConnections              *Stat // downstream_cx_*
 	http1Connections, http1Active               *Stat
 	http2Connections, http2Active               *Stat
+	sslConnections, sslActive                   *Stat
 	destroyed, destroyedHere, destroyedByPeer   *Stat
 	protocolErrors, idleTimeouts, delayedCloses *Stat
 	drainCloses                                 *Stat
@@ -62,6 +63,7 @@ func newHCMStats(stats *Stats, prefix, listener string) hcmStats {
 	s := hcmStats{
 		connections: cx("total"), activeConnections: gauge("cx_active"),
 		http1Connections: cx("http1_total"), http1Active: gauge("cx_http1_active"),
+		sslConnections: cx("ssl_total"), sslActive: gauge("cx_ssl_active"),
 		http2Connections: cx("http2_total"), http2Active: gauge("cx_http2_active"),
 		destroyed: cx("destroy"), destroyedHere: cx("destroy_local"), destroyedByPeer: cx("destroy_remote"),
 		protocolErrors: cx("protocol_error"), idleTimeouts: cx("idle_timeout"), delayedCloses: cx("delayed_close_timeout"),
@@ -84,11 +86,11 @@ func newHCMStats(stats *Stats, prefix, listener string) hcmStats {
 		s.classes[i], s.listenerClasses[i] = rq(class), stats.Stat(listener+prefix+"downstream_rq_"+class)
 	}
 	stats.zero(prefix, "downstream_cx_http1_soft_drain", "downstream_cx_http3_total",
-		"downstream_cx_overload_disable_keepalive", "downstream_cx_ssl_total", "downstream_flow_control_paused_reading_total",
+		"downstream_cx_overload_disable_keepalive", "downstream_flow_control_paused_reading_total",
 		"downstream_flow_control_resumed_reading_total", "downstream_rq_http3_total",
 		"downstream_rq_overload_close", "downstream_rq_rejected_via_ip_detection", "downstream_rq_too_many_premature_resets")
 	stats.zeroGauges(prefix, "downstream_cx_http3_active", "downstream_cx_rx_bytes_buffered",
-		"downstream_cx_ssl_active", "downstream_cx_tx_bytes_buffered")
+		"downstream_cx_tx_bytes_buffered")
 	stats.zero("http1.", "metadata_not_supported_error", "response_flood")
 	return s
 }

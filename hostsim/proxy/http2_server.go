@@ -152,7 +152,7 @@ func (h *http2Server) connectionOf(st *http2Stream) *connection {
 	}
 	sub := &connection{
 		Conn: st, server: s, hcm: c.hcm, id: c.id, worker: c.worker, remote: c.remote, local: c.local,
-		remoteIP: c.remoteIP, loopback: c.loopback, http2: st, server2: h, alpn: c.alpn,
+		remoteIP: c.remoteIP, loopback: c.loopback, http2: st, server2: h, alpn: c.alpn, secure: c.secure, serverName: c.serverName, listener: c.listener,
 	}
 	sub.in.conn = st
 	sub.stream.conn, sub.stream.hcm = sub, c.hcm
@@ -305,6 +305,14 @@ func (c *connection) look() peeked {
 		return ended
 	}
 	return nothing
+}
+
+// scheme is of what the client speaks.
+func (c *connection) scheme() string {
+	if c.secure != nil {
+		return "https"
+	}
+	return "http"
 }
 
 func (c *connection) protocol() string {
@@ -529,21 +537,17 @@ type http2Stats struct {
 
 func newHTTP2Stats(stats *Stats, prefix string, client bool) http2Stats {
 	prefix += "http2."
-	for _, name := range []string{
-		"cookies_total_bytes_too_large", "deferred_stream_close", "goaway_sent", "headers_cb_no_stream",
+	stats.zero(prefix, "cookies_total_bytes_too_large", "goaway_sent", "headers_cb_no_stream",
 		"inbound_empty_frames_flood", "inbound_priority_frames_flood", "inbound_window_update_frames_flood", "keepalive_timeout",
 		"metadata_empty_frames", "nghttp2_downstream_connections", "nghttp2_upstream_connections", "oghttp2_downstream_connections",
-		"oghttp2_upstream_connections", "outbound_control_frames_active", "outbound_flood", "outbound_frames_active", "pending_send_bytes",
-		"tx_flush_timeout",
-	} {
-		stats.Stat(prefix + name)
-	}
+		"oghttp2_upstream_connections", "outbound_flood", "tx_flush_timeout")
+	stats.zeroGauges(prefix, "deferred_stream_close", "outbound_control_frames_active", "outbound_frames_active", "pending_send_bytes")
 	side := "downstream"
 	if client {
 		side = "upstream"
 	}
 	return http2Stats{
-		active: stats.Stat(prefix + "streams_active"), trailers: stats.Stat(prefix + "trailers"),
+		active: stats.Gauge(prefix + "streams_active"), trailers: stats.Stat(prefix + "trailers"),
 		messagingErrors: stats.Stat(prefix + "rx_messaging_error"), resetsReceived: stats.Stat(prefix + "rx_reset"),
 		resetsSent: stats.Stat(prefix + "tx_reset"), streamsRefused: stats.Stat(prefix + "stream_refused_errors"),
 		controlFlood: stats.Stat(prefix + "outbound_control_flood"), overflow: stats.Stat(prefix + "header_overflow"),

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	upstreamhttpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
 	"golang.org/x/net/http2"
 )
@@ -134,32 +136,118 @@ func resetDetails(err error) (details, flags string) {
 type upstreamProtocol int
 
 const (
-	upstreamHTTP1 upstreamProtocol = iota
-	upstreamHTTP2
+	upstreamHTTP1    upstreamProtocol = iota
+	upstreamHTTP2                     // explicit_http_config
+	upstreamAuto                      // auto_config: what TLS settles on
+	upstreamAsClient                  // use_downstream_protocol_config
 )
 
 // speaksHTTP2 says whether a new connection speaks HTTP/2.
-func (c *cluster) speaksHTTP2(*upstreamConn) bool { return c.protocol == upstreamHTTP2 }
-
-// sharers is how many requests one new connection will serve at a time, for all
-// that is known.
-func (p *pool) sharers() int {
-	if c := p.host.cluster; c.protocol == upstreamHTTP2 {
-		n := int(c.http2.maxStreams)
-		if c.maxUses > 0 {
-			n = min(n, c.maxUses)
-		}
-		return n
+func (p *pool) speaksHTTP2(up *upstreamConn) bool {
+	switch p.host.cluster.protocol {
+	case upstreamHTTP2:
+		return true
+	case upstreamAuto:
+		return up.secure != nil && up.secure.state.NegotiatedProtocol == "h2"
+	case upstreamAsClient:
+		return p.http2
 	}
-	return 1
+	return false
+}
+
+// protocols are what TLS offers to the upstream.
+func (p *pool) protocols() []string {
+	switch c := p.host.cluster; {
+	case p.raw:
+		return nil
+	case c.protocol == upstreamAuto:
+		return []string{"h2", "http/1.1"}
+	case p.shares():
+		return []string{"h2"}
+	}
+	return []string{"http/1.1"}
+}
+
+// shares says whether many requests share a connection, for all that is known
+// before there is one.
+func (p *pool) shares() bool {
+	c := p.host.cluster.protocol
+	return c == upstreamHTTP2 || c == upstreamAsClient && p.http2 || c == upstreamAuto
+}
+
+// sharers is how many requests one new connection will serve at a time.
+func (p *pool) sharers() int {
+	if !p.shares() {
+		return 1
+	}
+	c := p.host.cluster
+	n := int(c.http2.maxStreams)
+	if c.maxUses > 0 {
+		n = min(n, c.maxUses)
+	}
+	return n
+}
+
+// pool is the pool of the host for a request: apart from the others where the
+// client's protocol or the name it asked for matters.
+func (h *host) pool(s *stream, priority int) *pool {
+	i := priority
+	if h.cluster.protocol == upstreamAsClient && s.conn.http2 != nil {
+		i += 2
+	}
+	if t := h.cluster.tls; t == nil || !t.autoSNI && !t.autoSAN {
+		return &h.pools[i]
+	}
+	return h.named.get(h, i, withoutPort(s.request.value(":authority")))
+}
+
+// namedPools are pools by the name that TLS is to ask for.
+type namedPools struct {
+	mu    sync.Mutex
+	pools map[string]*pool
+}
+
+func (n *namedPools) get(h *host, i int, name string) *pool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	key := itoa(i) + name
+	p := n.pools[key]
+	if p == nil {
+		if n.pools == nil {
+			n.pools = map[string]*pool{}
+		}
+		p = &pool{host: h, breaker: &h.cluster.breakers[i%2], http2: i >= 2, name: name}
+		n.pools[key] = p
+	}
+	return p
+}
+
+func (n *namedPools) each(f func(*pool)) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, p := range n.pools {
+		f(p)
+	}
 }
 
 func (b *builder) upstreamProtocol(path string, cl *cluster, c *upstreamhttpv3.HttpProtocolOptions) error {
-	if e := c.GetExplicitHttpConfig(); e.GetHttp2ProtocolOptions() != nil {
+	var options *corev3.Http2ProtocolOptions
+	switch o := c.GetUpstreamProtocolOptions().(type) {
+	case *upstreamhttpv3.HttpProtocolOptions_ExplicitHttpConfig_:
+		if options = o.ExplicitHttpConfig.GetHttp2ProtocolOptions(); options == nil {
+			return nil
+		}
 		cl.protocol = upstreamHTTP2
-		cl.http2 = newHTTP2Options(e.GetHttp2ProtocolOptions())
-		cl.http2Stats = newHTTP2Stats(&b.server.Stats, "cluster."+cl.statName+".", true)
+	case *upstreamhttpv3.HttpProtocolOptions_UseDownstreamProtocolConfig:
+		cl.protocol, options = upstreamAsClient, o.UseDownstreamProtocolConfig.GetHttp2ProtocolOptions()
+	case *upstreamhttpv3.HttpProtocolOptions_AutoConfig:
+		if cl.tls == nil {
+			return b.boot.Errorf(path+".auto_config", "ALPN configured for cluster %s which has a non-ALPN transport socket: give it a TLS transport_socket", cl.name)
+		}
+		cl.protocol, options = upstreamAuto, o.AutoConfig.GetHttp2ProtocolOptions()
 	}
+	cl.http2 = newHTTP2Options(options)
+	cl.http2Stats = newHTTP2Stats(&b.server.Stats, "cluster."+cl.statName+".", true)
 	return nil
 }
 
@@ -167,8 +255,9 @@ func (b *builder) upstreamProtocol(path string, cl *cluster, c *upstreamhttpv3.H
 type http2Client struct {
 	*http2Conn
 	pool   *pool
-	uses   int // requests so far
-	active int // requests now
+	secure *secure // TLS, if there is any
+	uses   int     // requests so far
+	active int     // requests now
 	idle   *time.Timer
 	closed bool
 }
@@ -177,7 +266,7 @@ type http2Client struct {
 // held.
 func (p *pool) newHTTP2Client(up *upstreamConn) *http2Client {
 	c := p.host.cluster
-	h := &http2Client{pool: p}
+	h := &http2Client{pool: p, secure: up.secure}
 	h.http2Conn = newHTTP2Conn(up.Conn, bufio.NewReaderSize(up.Conn, bodyBuffer), &c.http2, c.maxResponseFields, c.maxResponseHead, &c.http2Stats)
 	h.next = 1
 	h.onChange = h.changed

@@ -10,7 +10,7 @@ import (
 // given at most, and says whether it has. It reads nothing: as with Envoy, what the peer still sends
 // makes the final close a reset.
 func awaitPeerClose(c net.Conn, most time.Duration) bool {
-	sc, ok := c.(syscall.Conn)
+	sc, ok := socketOf(c).(syscall.Conn)
 	if !ok {
 		return false
 	}

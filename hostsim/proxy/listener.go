@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"errors"
+	"io"
 	"net"
 	"os"
 	"sync"
@@ -13,8 +14,14 @@ import (
 type listener struct {
 	name   string
 	server *Server
-	hcm    *hcm
 	stats  *listenerStats
+	prefix string // of its stats
+
+	chains       []*listenerChain
+	defaultChain *listenerChain // nil: none
+	plain        *listenerChain // the only one, where nothing is to be chosen
+	inspects     bool           // the first bytes of a connection
+	inspectLimit time.Duration
 
 	isAdmin    bool
 	inbound    bool           // traffic_direction
@@ -80,6 +87,11 @@ type connection struct {
 	flushed int64  // bytes written by it
 	stream  stream
 
+	secure     *secure // TLS, if there is any
+	serverName string  // that tls_inspector saw
+	shaking    *transportSocket
+	hello      []byte // what of the handshake was read before
+
 	alpn    string       // the protocol that TLS has settled on
 	http2   *http2Stream // what Conn is, if it is a stream of an HTTP/2 connection
 	server2 *http2Server // the connection of that stream
@@ -94,10 +106,15 @@ type connection struct {
 }
 
 func (c *connection) serve() {
+	begun := time.Now()
+	if ok, _ := c.secureBy(c.listener); !ok {
+		c.Close()
+		c.server.forget(c)
+		return
+	}
 	m := c.hcm
 	m.stats.connections.Add(1)
 	m.stats.activeConnections.Add(1)
-	begun := time.Now()
 	c.listener.stats.opened(c.worker)
 	c.life.begin(m, begun)
 	byPeer := true
@@ -118,6 +135,15 @@ func (c *connection) serve() {
 		c.listener.stats.closed(c.worker, lasted)
 		c.server.forget(c)
 	}()
+	if c.shaking != nil {
+		m.stats.sslConnections.Add(1)
+		m.stats.sslActive.Add(1)
+		defer m.stats.sslActive.Add(-1)
+		if err := c.shakeHands(); err != nil {
+			byPeer = errors.Is(err, io.EOF)
+			return
+		}
+	}
 	for {
 		var more bool
 		if more, byPeer = c.awaitRequest(); !more {
@@ -297,9 +323,12 @@ func (s *Server) newConnection(l *listener, worker int, conn net.Conn) *connecti
 	if s.conns.open == nil {
 		return nil
 	}
-	c := &connection{Conn: conn, server: s, listener: l, hcm: l.hcm, id: s.conns.next, worker: worker,
+	c := &connection{Conn: conn, server: s, listener: l, id: s.conns.next, worker: worker,
 		remote: conn.RemoteAddr().String(), local: conn.LocalAddr().String()}
-	c.in.conn, c.in.received = conn, l.hcm.stats.bytesReceived
+	c.in.conn = conn
+	if l.plain != nil {
+		c.hcm, c.in.received = l.plain.hcm, l.plain.hcm.stats.bytesReceived
+	}
 	c.remoteIP = withoutPort(c.remote)
 	if ip := net.ParseIP(c.remoteIP); ip != nil {
 		c.loopback = ip.IsLoopback()

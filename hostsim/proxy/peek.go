@@ -21,6 +21,9 @@ type peeker struct {
 	peek func(fd uintptr) // made once
 	one  [1]byte
 	seen peeked
+
+	secure *secure // TLS, through which it looks
+	ahead  *input  // ... and where what it finds goes
 }
 
 func (p *peeker) init(c net.Conn) error {
@@ -32,6 +35,10 @@ func (p *peeker) init(c net.Conn) error {
 
 func (p *peeker) look() peeked {
 	p.seen = ended
+	if p.secure != nil {
+		p.seen = p.secure.look(p.ahead)
+		return p.seen
+	}
 	if p.raw == nil { // a callout of a plugin
 		return nothing
 	}
@@ -53,6 +60,11 @@ func (p *peeker) peekFD(fd uintptr) {
 // loop.
 func (p *peeker) readAhead(in *input) {
 	const most = 1 << 20 // Envoy's default of per_connection_buffer_limit_bytes
+	if p.secure != nil {
+		for len(in.buffered()) < most && p.secure.now(in) == nil {
+		}
+		return
+	}
 	for {
 		n := 0
 		p.raw.Control(func(fd uintptr) {
@@ -73,6 +85,9 @@ func (p *peeker) readAhead(in *input) {
 
 // drain reads and drops what has come already, up to most bytes.
 func (p *peeker) drain(most int) {
+	if p.secure != nil {
+		return
+	}
 	p.raw.Control(func(fd uintptr) {
 		buf := make([]byte, 64<<10)
 		for most > 0 {

@@ -64,6 +64,8 @@ type pool struct {
 	open       int             // connections, also those being made
 	sweeping   bool            // a timer will look for connections idle too long
 	closed     bool
+	http2      bool   // it is HTTP/2 because the clients' is
+	name       string // of the hosts of its requests, if that is of importance (auto_sni)
 }
 
 // waiter is a request in the pending queue. Whoever takes it out of the queue
@@ -91,6 +93,7 @@ type upstreamConn struct {
 	sent      int64     // bytes
 	idleSince time.Time // when it was given back
 
+	secure   *secure      // TLS, if there is any
 	http2    *http2Stream // what Conn is, if it is a stream of an HTTP/2 connection
 	client   *http2Client // the connection of that stream
 	ends     bool         // the next flush is the last
@@ -114,6 +117,7 @@ var (
 type connectError struct {
 	timeout bool
 	cause   string // as strerror says it
+	failure string // of TLS
 }
 
 func (e *connectError) Error() string {
@@ -251,14 +255,14 @@ func (p *pool) dial() {
 	c := p.host.cluster
 	ctx, cancel := context.WithTimeout(c.ctx, c.connectTimeout)
 	defer cancel()
-	up, err := p.host.dial(ctx)
+	up, err := p.host.dial(ctx, p)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.connecting--
 	if err == nil {
 		up.pool = p
 		c.stats.connectTime.Record(uint64(up.times.made.Sub(up.times.begun).Milliseconds()))
-		if !p.raw && p.host.cluster.speaksHTTP2(up) {
+		if !p.raw && p.speaksHTTP2(up) {
 			p.clients = append(p.clients, p.newHTTP2Client(up))
 			p.serveWaiting()
 			p.connect()
@@ -291,7 +295,7 @@ func (p *pool) dial() {
 	p.waiting = p.waiting[:0]
 }
 
-func (h *host) dial(ctx context.Context) (*upstreamConn, *connectError) {
+func (h *host) dial(ctx context.Context, p *pool) (*upstreamConn, *connectError) {
 	var d net.Dialer
 	begun := time.Now()
 	conn, err := d.DialContext(ctx, "tcp", h.dialAddress())
@@ -312,6 +316,16 @@ func (h *host) dial(ctx context.Context) (*upstreamConn, *connectError) {
 	if err := up.init(conn); err != nil {
 		conn.Close()
 		return nil, &connectError{}
+	}
+	if t := h.cluster.tls; t != nil {
+		limit, _ := ctx.Deadline()
+		s, err := t.dial(conn.(*net.TCPConn), p, limit)
+		if err != nil {
+			conn.Close()
+			return nil, err
+		}
+		up.Conn, up.in.conn, up.secure = s, s, s
+		up.peeker.secure, up.peeker.ahead = s, &up.in
 	}
 	return up, nil
 }

@@ -39,8 +39,8 @@ func (w *wasmFilter) Property(path string) ([]byte, abi.Status) {
 		switch rest {
 		case "id":
 			v = s.conn.id
-		case "mtls":
-			v = false
+		default:
+			v = s.conn.tlsProperty(rest)
 		}
 	case "upstream":
 		if s.responseBegun || s.response.Len() > 0 {

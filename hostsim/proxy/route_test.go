@@ -47,7 +47,7 @@ func testTable(t testing.TB, routeConfig string) *routeTable {
 		t.Fatal(err)
 	}
 	t.Cleanup(s.Close)
-	return s.listeners[0].hcm.routes
+	return s.listeners[0].chains[0].hcm.routes
 }
 
 // The messages are hostsim's own; Envoy 1.40.0 refuses each of these, too.

@@ -96,7 +96,7 @@ func (s *stream) attempt(r *route, c *cluster) *localReply {
 		}
 	}
 	s.retry.tried = append(s.retry.tried, h)
-	pool := &h.pools[r.priority]
+	pool := h.pool(s, int(r.priority))
 	if s.terminates(r) {
 		pool = &h.raw[r.priority]
 	}
@@ -289,6 +289,10 @@ func (s *stream) failed(err error) *localReply {
 			r.headers = [][2]string{{"x-envoy-overloaded", "true"}}
 		}
 	case errors.As(err, &connect):
+		if connect.failure != "" {
+			s.upstreamMeter.failure = connect.failure
+			cause = "|" + connect.failure
+		}
 		if connect.cause != "" {
 			s.upstreamMeter.failure = "delayed connect error: " + connect.cause
 			cause = "|" + s.upstreamMeter.failure

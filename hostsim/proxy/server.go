@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"math"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -224,10 +225,19 @@ func (b *builder) listener(path string, c *listenerv3.Listener) (*listener, erro
 	b.listenerPrefix = "listener." + listenerStatName(c) + "."
 	l.stats = newListenerStats(&b.server.Stats, b.listenerPrefix, workerNames(b.server.options.Concurrency))
 	b.server.Stats.zero(b.listenerPrefix, "extension_config_missing", "network_extension_config_missing")
-	for i, chain := range c.GetFilterChains() {
-		path := at(path, "filter_chains", i)
-		if i > 0 || len(chain.GetFilters()) != 1 {
-			return nil, b.boot.Unsupported(path, "more than one filter chain or network filter")
+	l.prefix = b.listenerPrefix
+	chains := c.GetFilterChains()
+	if c.GetDefaultFilterChain() != nil {
+		chains = append(slices.Clone(chains), c.GetDefaultFilterChain())
+	}
+	for i, chain := range chains {
+		path, chainPath := at(path, "filter_chains", i), at(path, "filter_chains", i)
+		if i == len(c.GetFilterChains()) {
+			path = strings.TrimSuffix(path, itoa(i)+"]")
+			path, chainPath = strings.TrimSuffix(path, "filter_chains[")+"default_filter_chain", strings.TrimSuffix(path, "filter_chains[")+"default_filter_chain"
+		}
+		if len(chain.GetFilters()) != 1 {
+			return nil, b.boot.Unsupported(path, "more than one network filter")
 		}
 		path = at(path, "filters", 0) + ".typed_config"
 		msg, err := b.boot.Unpack(chain.GetFilters()[0].GetTypedConfig(), path)
@@ -238,12 +248,25 @@ func (b *builder) listener(path string, c *listenerv3.Listener) (*listener, erro
 		if !ok {
 			return nil, b.boot.Unsupported(path, fmt.Sprintf("the network filter %s", msg.ProtoReflect().Descriptor().FullName()))
 		}
-		if l.hcm, err = b.hcm(path, manager); err != nil {
+		m, err := b.hcm(path, manager)
+		if err != nil {
 			return nil, err
 		}
-		l.hcm.listener, l.hcm.filterChain = c.GetName(), chain.GetName()
+		m.listener, m.filterChain = c.GetName(), chain.GetName()
+		compiled, err := b.listenerChain(chainPath, chain, m)
+		if err != nil {
+			return nil, err
+		}
+		if i == len(c.GetFilterChains()) {
+			l.defaultChain = compiled
+		} else {
+			l.chains = append(l.chains, compiled)
+		}
 	}
-	if l.hcm == nil {
+	if err := b.listenerFilters(path, c, l); err != nil {
+		return nil, err
+	}
+	if len(chains) == 0 {
 		return nil, b.boot.Errorf(path, "listener %q has no filter chain: nothing could be answered", l.name)
 	}
 	return l, nil

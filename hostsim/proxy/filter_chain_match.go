@@ -1,0 +1,277 @@
+package proxy
+
+import (
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	tls_inspectorv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/tls_inspector/v3"
+)
+
+// This file is how a listener chooses one of its filter chains for a connection
+// (filter_chain_manager_impl.cc), for which it may have to look at the client's
+// first bytes.
+
+// listenerChain is a filter chain with what it is chosen by.
+type listenerChain struct {
+	hcm *hcm
+	tls *transportSocket // nil: plain text
+
+	serverNames []string // "" is any
+	transport   string   // "tls", "raw_buffer"; "" is any
+	protocols   []string // of ALPN
+}
+
+// inspection is what a client's first bytes say.
+type inspection struct {
+	tls        bool
+	serverName string
+	protocols  []string
+	read       []byte
+}
+
+// inspect reads a ClientHello, or as much as shows that there is none. (It is
+// crypto/tls that parses it; the handshake is given up then.)
+func inspect(c net.Conn, limit time.Duration) (*inspection, error) {
+	i := &inspection{}
+	if limit > 0 {
+		c.SetReadDeadline(time.Now().Add(limit))
+		defer c.SetReadDeadline(time.Time{})
+	}
+	recorder := &helloRecorder{Conn: c, seen: &i.read}
+	err := tls.Server(recorder, &tls.Config{
+		MinVersion: tls.VersionTLS10,
+		GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+			i.tls, i.serverName, i.protocols = true, lower(hello.ServerName), hello.SupportedProtos
+			return nil, errInspected
+		},
+	}).Handshake()
+	if !i.tls && (recorder.err != nil || len(i.read) == 0) && !errors.As(err, new(tls.RecordHeaderError)) {
+		return i, err
+	}
+	return i, nil
+}
+
+var errInspected = errors.New("all is known")
+
+// helloRecorder keeps what is read and drops what is written.
+type helloRecorder struct {
+	net.Conn
+	seen *[]byte
+	err  error
+}
+
+func (r *helloRecorder) Read(p []byte) (int, error) {
+	n, err := r.Conn.Read(p)
+	*r.seen = append(*r.seen, p[:n]...)
+	if err != nil && (err != io.EOF || n == 0) {
+		r.err = err
+	}
+	return n, err
+}
+
+func (r *helloRecorder) Write(p []byte) (int, error) { return len(p), nil }
+
+// choose finds the chain for a connection, most specific first, and never goes
+// back; nil is none.
+func (l *listener) choose(i *inspection) *listenerChain {
+	chains := l.chains
+	for _, name := range serverNames(i.serverName) {
+		var some []*listenerChain
+		for _, c := range chains {
+			if has(c.serverNames, name) {
+				some = append(some, c)
+			}
+		}
+		if len(some) > 0 {
+			chains = some
+			break
+		}
+		if name == "" {
+			return l.defaultChain
+		}
+	}
+	transport := "raw_buffer"
+	if i.tls {
+		transport = "tls"
+	}
+	if !l.inspects {
+		transport = ""
+	}
+	narrow := func(of func(*listenerChain) []string, wanted ...string) bool {
+		for _, want := range append(wanted, "") {
+			var some []*listenerChain
+			for _, c := range chains {
+				if has(of(c), want) {
+					some = append(some, c)
+				}
+			}
+			if len(some) > 0 {
+				chains = some
+				return true
+			}
+		}
+		return false
+	}
+	if !narrow(func(c *listenerChain) []string { return []string{c.transport} }, transport) ||
+		!narrow(func(c *listenerChain) []string { return c.protocols }, i.protocols...) {
+		return l.defaultChain
+	}
+	return chains[0]
+}
+
+// has says whether a list has an element; an empty list has "".
+func has(list []string, element string) bool {
+	for _, e := range list {
+		if e == element {
+			return true
+		}
+	}
+	return len(list) == 0 && element == ""
+}
+
+// serverNames are what a name is looked up as: itself, wildcards from the
+// longest to the shortest, and "" for any.
+func serverNames(name string) []string {
+	names := []string{name}
+	for rest := name; rest != ""; {
+		i := strings.IndexByte(rest, '.')
+		if i < 0 {
+			break
+		}
+		rest = rest[i+1:]
+		names = append(names, "*."+rest)
+	}
+	if name != "" {
+		names = append(names, "")
+	}
+	return names
+}
+
+// secureBy prepares an accepted connection: it chooses a filter chain and
+// shakes hands. It says false where nothing more comes of it.
+func (c *connection) secureBy(l *listener) (ok, byPeer bool) {
+	if l.plain != nil {
+		return true, false
+	}
+	seen := &inspection{}
+	if l.inspects {
+		var err error
+		if seen, err = inspect(c.Conn, l.inspectLimit); err != nil {
+			if errors.Is(err, os.ErrDeadlineExceeded) {
+				l.server.Stats.Stat(l.prefix + "downstream_pre_cx_timeout").Add(1)
+			}
+			return false, true
+		}
+		l.inspected(seen)
+	}
+	chain := l.choose(seen)
+	if chain == nil {
+		l.server.Stats.Stat(l.prefix + "no_filter_chain_match").Add(1)
+		return false, false
+	}
+	c.hcm, c.serverName = chain.hcm, seen.serverName
+	c.in.received = chain.hcm.stats.bytesReceived
+	if chain.tls == nil {
+		if len(seen.read) > 0 {
+			c.in.buf = append(c.in.buf[:0], seen.read...)
+			c.in.r, c.in.w = 0, len(seen.read)
+			c.in.buf = c.in.buf[:cap(c.in.buf)]
+		}
+		return true, false
+	}
+	c.shaking = chain.tls
+	c.hello = seen.read
+	return true, false
+}
+
+// shakeHands is the TLS handshake, after which the connection is one for HTTP.
+func (c *connection) shakeHands() error {
+	if c.shaking == nil {
+		return nil
+	}
+	s, err := c.shaking.handshake(c.Conn.(*net.TCPConn), c.hello, 0)
+	c.hello = nil
+	if err != nil {
+		return err
+	}
+	c.server.conns.mu.Lock() // Close may be looking
+	c.Conn, c.in.conn, c.secure = s, s, s
+	c.server.conns.mu.Unlock()
+	c.peeker.secure, c.peeker.ahead = s, &c.in
+	c.alpn = s.state.NegotiatedProtocol
+	return nil
+}
+
+// inspected counts what tls_inspector found.
+func (l *listener) inspected(i *inspection) {
+	count := func(found bool, name string) {
+		if found {
+			name += "_found"
+		} else {
+			name += "_not_found"
+		}
+		l.server.Stats.Stat("tls_inspector." + name).Add(1)
+	}
+	count(i.tls, "tls")
+	if i.tls {
+		count(i.serverName != "", "sni")
+		count(len(i.protocols) > 0, "alpn")
+	}
+}
+
+// ---- from the configuration
+
+func (b *builder) listenerChain(path string, c *listenerv3.FilterChain, m *hcm) (*listenerChain, error) {
+	chain := &listenerChain{hcm: m}
+	match := c.GetFilterChainMatch()
+	chain.transport, chain.protocols = match.GetTransportProtocol(), match.GetApplicationProtocols()
+	for i, name := range match.GetServerNames() {
+		if strings.Contains(strings.TrimPrefix(name, "*."), "*") {
+			return nil, b.boot.Errorf(at(path+".filter_chain_match", "server_names", i), "partial wildcards are not supported in server_names: %q", name)
+		}
+		chain.serverNames = append(chain.serverNames, lower(name))
+	}
+	if t := chain.transport; t != "" && t != "tls" && t != "raw_buffer" {
+		return nil, b.boot.Unsupported(path+".filter_chain_match.transport_protocol", "the transport protocol "+strconv.Quote(t))
+	}
+	var err error
+	chain.tls, err = b.downstreamTLS(path+".transport_socket", c.GetTransportSocket(), b.listenerPrefix)
+	return chain, err
+}
+
+// listenerFilters reads which listener filters there are. Like Envoy it adds
+// tls_inspector where a chain can only be chosen with it.
+func (b *builder) listenerFilters(path string, c *listenerv3.Listener, l *listener) error {
+	l.inspectLimit = 15 * time.Second
+	if d := c.GetListenerFiltersTimeout(); d != nil {
+		l.inspectLimit = d.AsDuration()
+	}
+	for i, f := range c.GetListenerFilters() {
+		path := at(path, "listener_filters", i) + ".typed_config"
+		msg, err := b.boot.Unpack(f.GetTypedConfig(), path)
+		if err != nil {
+			return err
+		}
+		if _, ok := msg.(*tls_inspectorv3.TlsInspector); !ok {
+			return b.boot.Unsupported(path, "a listener filter other than tls_inspector")
+		}
+		l.inspects = true
+	}
+	for _, chain := range l.chains {
+		l.inspects = l.inspects || chain.transport != "" || len(chain.protocols) > 0 || len(chain.serverNames) > 0
+	}
+	if l.inspects {
+		b.server.Stats.zero("tls_inspector.", "alpn_found", "alpn_not_found", "client_hello_too_large", "sni_found", "sni_not_found", "tls_found", "tls_not_found")
+	}
+	if len(l.chains) == 1 && !l.inspects && l.chains[0].tls == nil {
+		l.plain = l.chains[0]
+	}
+	return nil
+}

@@ -1,0 +1,526 @@
+package proxy
+
+import (
+	"crypto/ecdsa"
+	"crypto/rsa"
+	"crypto/sha1"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+// This file is TLS on connections, of both sides: handshakes, what is known of
+// them afterwards, and what Envoy counts.
+
+// transportSocket is a compiled TLS context.
+type transportSocket struct {
+	config *tls.Config
+	verify verifier
+	stats  *tlsStats
+
+	sni              string // upstream
+	autoSNI, autoSAN bool
+}
+
+// verifier is a validation context.
+type verifier struct {
+	roots     *x509.CertPool    // nil: any certificate will do
+	authority *x509.Certificate // the first of them
+	sans      []sanMatch
+	untrusted bool // ACCEPT_UNTRUSTED
+	required  bool // of clients
+	hashes    []string
+}
+
+// sanMatch is one of match_typed_subject_alt_names.
+type sanMatch struct {
+	kind  sanKind
+	match func(string) bool
+	exact string // a DNS name that is matched exactly, for wildcards in certificates
+}
+
+type sanKind int
+
+const (
+	sanDNS sanKind = iota
+	sanURI
+	sanEmail
+	sanIP
+)
+
+// tlsStats are the stats of a TLS context (ssl.*), by Envoy's names.
+type tlsStats struct {
+	stats  *Stats
+	prefix string
+
+	errors, handshakes, reused, noCertificate        *Stat
+	verifyNoCert, verifyError, verifySAN, verifyHash *Stat
+}
+
+func newTLSStats(stats *Stats, prefix string, client bool) *tlsStats {
+	factory := "server_ssl_socket_factory."
+	if client {
+		factory = "client_ssl_socket_factory."
+	}
+	stats.zero(prefix+factory, "downstream_context_secrets_not_ready", "ssl_context_update_by_sds", "upstream_context_secrets_not_ready")
+	prefix += "ssl."
+	stats.zero(prefix, "ocsp_staple_failed", "ocsp_staple_omitted", "ocsp_staple_requests", "ocsp_staple_responses")
+	s := func(name string) *Stat { return stats.Stat(prefix + name) }
+	return &tlsStats{
+		stats: stats, prefix: prefix, errors: s("connection_error"), handshakes: s("handshake"), reused: s("session_reused"),
+		noCertificate: s("no_certificate"), verifyNoCert: s("fail_verify_no_cert"), verifyError: s("fail_verify_error"),
+		verifySAN: s("fail_verify_san"), verifyHash: s("fail_verify_cert_hash"),
+	}
+}
+
+// shaken counts a handshake.
+func (t *tlsStats) shaken(s *tls.ConnectionState) {
+	t.handshakes.Add(1)
+	if s.DidResume {
+		t.reused.Add(1)
+	}
+	if len(s.PeerCertificates) == 0 {
+		t.noCertificate.Add(1)
+	}
+	t.stats.Stat(t.prefix + "ciphers." + cipherName(s.CipherSuite)).Add(1)
+	t.stats.Stat(t.prefix + "versions." + versionName(s.Version)).Add(1)
+	if alg := signatureOf(s); alg != "" {
+		t.stats.Stat(t.prefix + "sigalgs." + alg).Add(1)
+	}
+	if curve := curveName(s.CurveID); curve != "" {
+		t.stats.Stat(t.prefix + "curves." + curve).Add(1)
+	}
+}
+
+// signatureOf is the algorithm by which the peer has proved to own its
+// certificate: crypto/tls does not tell it, but the key leaves no choice among
+// those that both sides prefer.
+func signatureOf(s *tls.ConnectionState) string {
+	if len(s.PeerCertificates) == 0 || s.DidResume {
+		return ""
+	}
+	switch key := s.PeerCertificates[0].PublicKey.(type) {
+	case *ecdsa.PublicKey:
+		switch key.Curve.Params().BitSize {
+		case 256:
+			return "ecdsa_secp256r1_sha256"
+		case 384:
+			return "ecdsa_secp384r1_sha384"
+		}
+	case *rsa.PublicKey:
+		return "rsa_pss_rsae_sha256"
+	}
+	return ""
+}
+
+// expires notes until when a certificate is valid. Envoy names it by its
+// configured name, of which there is none here.
+func (t *tlsStats) expires(kind string, c *x509.Certificate) {
+	if c != nil {
+		t.stats.Gauge(t.prefix + "certificate." + kind + "_e3b0c442.expiration_unix_time_seconds").Set(c.NotAfter.Unix())
+	}
+}
+
+// verifyFailure is a certificate that is not accepted.
+type verifyFailure struct {
+	why   string // as Envoy says it
+	count func(*tlsStats) *Stat
+	alert uint8
+}
+
+func (e *verifyFailure) Error() string { return e.why }
+
+// check judges the certificates of a peer; host is the name that
+// auto_san_validation wants.
+func (v *verifier) check(s *tls.ConnectionState, host string, stats *tlsStats) error {
+	if len(s.PeerCertificates) == 0 {
+		if !v.required {
+			return nil
+		}
+		stats.verifyNoCert.Add(1)
+		return &verifyFailure{why: "no certificate"}
+	}
+	leaf := s.PeerCertificates[0]
+	if v.roots != nil && !v.untrusted {
+		inner := x509.NewCertPool()
+		for _, c := range s.PeerCertificates[1:] {
+			inner.AddCert(c)
+		}
+		if _, err := leaf.Verify(x509.VerifyOptions{Roots: v.roots, Intermediates: inner, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}); err != nil {
+			stats.verifyError.Add(1)
+			return &verifyFailure{why: "X509_verify_cert: certificate verification error at depth 0: " + x509Reason(err, leaf)}
+		}
+	}
+	matches := v.sans
+	if host != "" {
+		matches = []sanMatch{exactSAN(host)}
+	}
+	if len(matches) > 0 && !matchesSAN(leaf, matches) {
+		stats.verifySAN.Add(1)
+		return &verifyFailure{why: "SAN matcher, certificate SANs are [" + strings.Join(allSANs(leaf), ", ") + "]"}
+	}
+	if len(v.hashes) > 0 {
+		sum := sha256.Sum256(leaf.Raw)
+		hash := hex.EncodeToString(sum[:])
+		for _, want := range v.hashes {
+			if hash == want {
+				return nil
+			}
+		}
+		stats.verifyHash.Add(1)
+		return &verifyFailure{why: "cert hash and spki"}
+	}
+	return nil
+}
+
+// x509Reason is OpenSSL's word for why a chain is not accepted.
+func x509Reason(err error, leaf *x509.Certificate) string {
+	var invalid x509.CertificateInvalidError
+	if errors.As(err, &invalid) && invalid.Reason == x509.Expired {
+		if time.Now().Before(leaf.NotBefore) {
+			return "certificate is not yet valid"
+		}
+		return "certificate has expired"
+	}
+	if leaf.Issuer.String() == leaf.Subject.String() {
+		return "self-signed certificate"
+	}
+	return "unable to get local issuer certificate"
+}
+
+func exactSAN(host string) sanMatch {
+	if ip := net.ParseIP(host); ip != nil {
+		return sanMatch{kind: sanIP, match: func(s string) bool { return s == host }}
+	}
+	return sanMatch{kind: sanDNS, exact: host, match: func(s string) bool { return equalFold(s, host) }}
+}
+
+func matchesSAN(c *x509.Certificate, matches []sanMatch) bool {
+	for _, m := range matches {
+		for _, name := range sansOf(c, m.kind) {
+			if m.match(name) || m.exact != "" && strings.HasPrefix(name, "*.") && wildcardCovers(name, m.exact) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// wildcardCovers says whether *.domain stands for a name with one more label.
+func wildcardCovers(wildcard, name string) bool {
+	_, domain, ok := strings.Cut(name, ".")
+	return ok && equalFold(wildcard[2:], domain)
+}
+
+// sansOf lists the subject alternative names of a kind.
+func sansOf(c *x509.Certificate, kind sanKind) []string {
+	var names []string
+	switch kind {
+	case sanDNS:
+		return c.DNSNames
+	case sanEmail:
+		return c.EmailAddresses
+	case sanURI:
+		for _, u := range c.URIs {
+			names = append(names, u.String())
+		}
+	case sanIP:
+		for _, ip := range c.IPAddresses {
+			names = append(names, ip.String())
+		}
+	}
+	return names
+}
+
+func allSANs(c *x509.Certificate) []string {
+	var names []string
+	for _, kind := range []sanKind{sanDNS, sanURI, sanEmail, sanIP} {
+		names = append(names, sansOf(c, kind)...)
+	}
+	return names
+}
+
+// ---- connections
+
+// tlsTransport is the socket below TLS. It replays what was read before TLS
+// was known to be there, and can be told not to wait.
+type tlsTransport struct {
+	*net.TCPConn
+	raw    syscall.RawConn
+	replay []byte
+	nowait atomic.Bool
+}
+
+// Read implements net.Conn.
+func (t *tlsTransport) Read(p []byte) (n int, err error) {
+	if len(t.replay) > 0 {
+		n = copy(p, t.replay)
+		t.replay = t.replay[n:]
+		return n, nil
+	}
+	if !t.nowait.Load() {
+		return t.TCPConn.Read(p)
+	}
+	n, err = -1, os.ErrDeadlineExceeded
+	t.raw.Control(func(fd uintptr) {
+		n, _, err = syscall.Recvfrom(int(fd), p, syscall.MSG_DONTWAIT)
+	})
+	switch {
+	case err == syscall.EAGAIN:
+		return 0, os.ErrDeadlineExceeded
+	case err != nil:
+		return 0, err
+	case n == 0:
+		return 0, net.ErrClosed
+	}
+	return n, nil
+}
+
+// secure is TLS on a connection.
+type secure struct {
+	*tls.Conn
+	transport *tlsTransport
+	state     tls.ConnectionState
+	local     *x509.Certificate // that this end has shown
+}
+
+func newSecure(c *net.TCPConn, replay []byte) (*tlsTransport, error) {
+	raw, err := c.SyscallConn()
+	return &tlsTransport{TCPConn: c, raw: raw, replay: replay}, err
+}
+
+// now reads what is there without waiting.
+func (s *secure) now(in *input) error {
+	s.transport.nowait.Store(true)
+	defer s.transport.nowait.Store(false)
+	return in.fill(len(in.buffered()) + 1)
+}
+
+// look is peeker's look through TLS. What belongs to TLS itself is no noise.
+func (s *secure) look(in *input) peeked {
+	switch err := s.now(in); {
+	case err == nil:
+		return noise
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return nothing
+	}
+	return ended
+}
+
+// socketOf is the socket below a connection.
+func socketOf(c net.Conn) net.Conn {
+	if s, ok := c.(*secure); ok {
+		return s.transport.TCPConn
+	}
+	return c
+}
+
+// handshake is the server's part.
+func (t *transportSocket) handshake(c *net.TCPConn, replay []byte, limit time.Duration) (*secure, error) {
+	transport, err := newSecure(c, replay)
+	if err != nil {
+		return nil, err
+	}
+	s := &secure{transport: transport}
+	config := t.config.Clone()
+	config.GetCertificate = func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+		chosen := &t.config.Certificates[0]
+		for i := range t.config.Certificates {
+			if hello.SupportsCertificate(&t.config.Certificates[i]) == nil {
+				chosen = &t.config.Certificates[i]
+				break
+			}
+		}
+		s.local = chosen.Leaf
+		return chosen, nil
+	}
+	certificates := config.Certificates
+	config.Certificates = nil
+	config.VerifyConnection = func(state tls.ConnectionState) error { return t.verify.check(&state, "", t.stats) }
+	s.Conn = tls.Server(transport, config)
+	if limit > 0 {
+		c.SetDeadline(time.Now().Add(limit))
+	}
+	if err := s.Conn.Handshake(); err != nil {
+		if !errors.As(err, new(*verifyFailure)) && !errors.Is(err, net.ErrClosed) {
+			t.stats.errors.Add(1)
+		}
+		return nil, err
+	}
+	c.SetDeadline(time.Time{})
+	s.state = s.Conn.ConnectionState()
+	if s.local == nil {
+		s.local = certificates[0].Leaf
+	}
+	t.stats.shaken(&s.state)
+	return s, nil
+}
+
+// dial is the client's part.
+func (t *transportSocket) dial(c *net.TCPConn, p *pool, limit time.Time) (*secure, *connectError) {
+	transport, err := newSecure(c, nil)
+	if err != nil {
+		return nil, &connectError{}
+	}
+	s := &secure{transport: transport}
+	config := t.config.Clone()
+	config.ServerName, config.InsecureSkipVerify = t.sni, true // verify does it
+	if len(config.NextProtos) == 0 {
+		config.NextProtos = p.protocols()
+	}
+	if t.autoSNI && net.ParseIP(p.name) == nil {
+		config.ServerName = p.name
+	}
+	san := ""
+	if t.autoSAN {
+		san = p.name
+	}
+	var refused *verifyFailure
+	config.VerifyConnection = func(state tls.ConnectionState) error {
+		err := t.verify.check(&state, san, t.stats)
+		errors.As(err, &refused)
+		return err
+	}
+	s.Conn = tls.Client(transport, config)
+	c.SetDeadline(limit)
+	if err := s.Conn.Handshake(); err != nil {
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			return nil, &connectError{timeout: true}
+		}
+		if refused == nil {
+			t.stats.errors.Add(1)
+		}
+		return nil, &connectError{failure: tlsFailure(err, refused)}
+	}
+	c.SetDeadline(time.Time{})
+	s.state = s.Conn.ConnectionState()
+	t.stats.shaken(&s.state)
+	return s, nil
+}
+
+// tlsFailure is what Envoy says of a handshake that failed: the queue of
+// errors of BoringSSL.
+func tlsFailure(err error, refused *verifyFailure) string {
+	say := func(code int, reason string) string {
+		return fmt.Sprintf("TLS_error:|%d:SSL routines:OPENSSL_internal:%s:TLS_error_end", code, reason)
+	}
+	var header tls.RecordHeaderError
+	var alert tls.AlertError
+	switch {
+	case refused != nil:
+		return say(268435581, "CERTIFICATE_VERIFY_FAILED:verify cert failed: "+refused.why)
+	case errors.As(err, &header):
+		if len(header.RecordHeader) > 0 && header.RecordHeader[0] != 0 {
+			return say(268435703, "WRONG_VERSION_NUMBER")
+		}
+	case errors.As(err, &alert):
+		if name := alertName(uint8(alert)); name != "" {
+			return say(268436446+int(alert), name)
+		}
+	}
+	return ""
+}
+
+// alertName is BoringSSL's name of an alert that was received.
+func alertName(alert uint8) string {
+	return map[uint8]string{
+		10: "SSLV3_ALERT_UNEXPECTED_MESSAGE", 20: "SSLV3_ALERT_BAD_RECORD_MAC", 40: "SSLV3_ALERT_HANDSHAKE_FAILURE",
+		42: "SSLV3_ALERT_BAD_CERTIFICATE", 43: "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE", 44: "SSLV3_ALERT_CERTIFICATE_REVOKED",
+		45: "SSLV3_ALERT_CERTIFICATE_EXPIRED", 46: "SSLV3_ALERT_CERTIFICATE_UNKNOWN", 47: "SSLV3_ALERT_ILLEGAL_PARAMETER",
+		48: "TLSV1_ALERT_UNKNOWN_CA", 49: "TLSV1_ALERT_ACCESS_DENIED", 50: "TLSV1_ALERT_DECODE_ERROR", 51: "TLSV1_ALERT_DECRYPT_ERROR",
+		70: "TLSV1_ALERT_PROTOCOL_VERSION", 71: "TLSV1_ALERT_INSUFFICIENT_SECURITY", 80: "TLSV1_ALERT_INTERNAL_ERROR",
+		112: "TLSV1_ALERT_UNRECOGNIZED_NAME", 116: "TLSV1_ALERT_CERTIFICATE_REQUIRED", 120: "TLSV1_ALERT_NO_APPLICATION_PROTOCOL",
+	}[alert]
+}
+
+// ---- names
+
+func versionName(v uint16) string {
+	switch v {
+	case tls.VersionTLS10:
+		return "TLSv1"
+	case tls.VersionTLS11:
+		return "TLSv1.1"
+	case tls.VersionTLS12:
+		return "TLSv1.2"
+	case tls.VersionTLS13:
+		return "TLSv1.3"
+	}
+	return ""
+}
+
+// cipherNames are OpenSSL's, where they differ from those of the RFCs.
+var cipherNames = map[uint16]string{
+	tls.TLS_RSA_WITH_AES_128_CBC_SHA:                  "AES128-SHA",
+	tls.TLS_RSA_WITH_AES_256_CBC_SHA:                  "AES256-SHA",
+	tls.TLS_RSA_WITH_AES_128_GCM_SHA256:               "AES128-GCM-SHA256",
+	tls.TLS_RSA_WITH_AES_256_GCM_SHA384:               "AES256-GCM-SHA384",
+	tls.TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA:          "ECDHE-ECDSA-AES128-SHA",
+	tls.TLS_ECDHE_ECDSA_WITH_AES_256_CBC_SHA:          "ECDHE-ECDSA-AES256-SHA",
+	tls.TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA:            "ECDHE-RSA-AES128-SHA",
+	tls.TLS_ECDHE_RSA_WITH_AES_256_CBC_SHA:            "ECDHE-RSA-AES256-SHA",
+	tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256:       "ECDHE-ECDSA-AES128-GCM-SHA256",
+	tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384:       "ECDHE-ECDSA-AES256-GCM-SHA384",
+	tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256:         "ECDHE-RSA-AES128-GCM-SHA256",
+	tls.TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384:         "ECDHE-RSA-AES256-GCM-SHA384",
+	tls.TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256: "ECDHE-ECDSA-CHACHA20-POLY1305",
+	tls.TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256:   "ECDHE-RSA-CHACHA20-POLY1305",
+}
+
+func cipherName(id uint16) string {
+	if name, ok := cipherNames[id]; ok {
+		return name
+	}
+	return tls.CipherSuiteName(id)
+}
+
+func curveName(id tls.CurveID) string {
+	switch id {
+	case tls.CurveP256:
+		return "P-256"
+	case tls.CurveP384:
+		return "P-384"
+	case tls.CurveP521:
+		return "P-521"
+	case tls.X25519:
+		return "X25519"
+	}
+	return ""
+}
+
+// ---- what formats and attributes say
+
+// fingerprint is of a certificate, as lower-case hexadecimals.
+func fingerprint(c *x509.Certificate, short bool) string {
+	if short {
+		sum := sha1.Sum(c.Raw)
+		return hex.EncodeToString(sum[:])
+	}
+	sum := sha256.Sum256(c.Raw)
+	return hex.EncodeToString(sum[:])
+}
+
+// escapedPEM is the certificate as a URL can carry it.
+func escapedPEM(c *x509.Certificate) string {
+	text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})
+	var b strings.Builder
+	for _, ch := range text {
+		switch {
+		case isAlpha(ch), isDigit(ch), strings.IndexByte("-._~", ch) >= 0:
+			b.WriteByte(ch)
+		default:
+			fmt.Fprintf(&b, "%%%02X", ch)
+		}
+	}
+	return b.String()
+}

@@ -1,0 +1,192 @@
+package proxy
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"strconv"
+	"strings"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
+)
+
+// downstreamTLS compiles the transport_socket of a filter chain; nil is plain
+// text.
+func (b *builder) downstreamTLS(path string, c *corev3.TransportSocket, prefix string) (*transportSocket, error) {
+	if c == nil {
+		return nil, nil
+	}
+	path += ".typed_config"
+	msg, err := b.boot.Unpack(c.GetTypedConfig(), path)
+	if err != nil {
+		return nil, err
+	}
+	d, ok := msg.(*tlsv3.DownstreamTlsContext)
+	if !ok {
+		return nil, b.boot.Unsupported(path, "a transport socket other than TLS")
+	}
+	common := d.GetCommonTlsContext()
+	t, err := b.transportSocket(path+".common_tls_context", common, false)
+	if err != nil {
+		return nil, err
+	}
+	if len(t.config.Certificates) == 0 {
+		return nil, b.boot.Errorf(path+".common_tls_context.tls_certificates", "No TLS certificates found for server context: give tls_certificates")
+	}
+	t.stats = newTLSStats(&b.server.Stats, prefix, false)
+	t.noteExpiry()
+	t.verify.required = d.GetRequireClientCertificate().GetValue()
+	switch {
+	case t.verify.required:
+		t.config.ClientAuth = tls.RequestClientCert // VerifyConnection misses it, which counts it
+	case common.GetValidationContext() != nil:
+		t.config.ClientAuth = tls.RequestClientCert
+	}
+	t.config.ClientCAs = t.verify.roots
+	return t, nil
+}
+
+// upstreamTLS compiles the transport_socket of a cluster.
+func (b *builder) upstreamTLS(path string, c *corev3.TransportSocket, prefix string) (*transportSocket, error) {
+	if c == nil {
+		return nil, nil
+	}
+	path += ".typed_config"
+	msg, err := b.boot.Unpack(c.GetTypedConfig(), path)
+	if err != nil {
+		return nil, err
+	}
+	u, ok := msg.(*tlsv3.UpstreamTlsContext)
+	if !ok {
+		return nil, b.boot.Unsupported(path, "a transport socket other than TLS")
+	}
+	t, err := b.transportSocket(path+".common_tls_context", u.GetCommonTlsContext(), true)
+	if err != nil {
+		return nil, err
+	}
+	t.sni = u.GetSni()
+	if len(t.verify.sans) > 0 && t.verify.roots == nil {
+		return nil, b.boot.Errorf(path+".common_tls_context.validation_context", "SAN-based verification of peer certificates without trusted CA is insecure and not allowed: give trusted_ca")
+	}
+	t.stats = newTLSStats(&b.server.Stats, prefix, true)
+	t.noteExpiry()
+	t.config.ClientSessionCache = tls.NewLRUClientSessionCache(1)
+	return t, nil
+}
+
+func (t *transportSocket) noteExpiry() {
+	for i := range t.config.Certificates {
+		t.stats.expires("unnamed_cert", t.config.Certificates[i].Leaf)
+	}
+	t.stats.expires("unnamed_ca_cert", t.verify.authority)
+}
+
+func (b *builder) transportSocket(path string, c *tlsv3.CommonTlsContext, client bool) (*transportSocket, error) {
+	t := &transportSocket{config: &tls.Config{
+		NextProtos: c.GetAlpnProtocols(), MinVersion: tls.VersionTLS12, MaxVersion: tls.VersionTLS13,
+		CurvePreferences: []tls.CurveID{tls.X25519, tls.CurveP256},
+	}}
+	if client {
+		t.config.MaxVersion = tls.VersionTLS12
+	}
+	params := c.GetTlsParams()
+	versions := map[tlsv3.TlsParameters_TlsProtocol]uint16{
+		tlsv3.TlsParameters_TLSv1_0: tls.VersionTLS10, tlsv3.TlsParameters_TLSv1_1: tls.VersionTLS11,
+		tlsv3.TlsParameters_TLSv1_2: tls.VersionTLS12, tlsv3.TlsParameters_TLSv1_3: tls.VersionTLS13,
+	}
+	if v, ok := versions[params.GetTlsMinimumProtocolVersion()]; ok {
+		t.config.MinVersion = v
+	}
+	if v, ok := versions[params.GetTlsMaximumProtocolVersion()]; ok {
+		t.config.MaxVersion = v
+	}
+	for i, list := range params.GetCipherSuites() {
+		for name := range strings.SplitSeq(strings.Trim(list, "[]"), "|") {
+			id := uint16(0)
+			for known, openssl := range cipherNames {
+				if openssl == name {
+					id = known
+				}
+			}
+			if id == 0 {
+				return nil, b.boot.Unsupported(at(path+".tls_params", "cipher_suites", i), "the cipher suite "+strconv.Quote(name))
+			}
+			t.config.CipherSuites = append(t.config.CipherSuites, id)
+		}
+	}
+	if curves := params.GetEcdhCurves(); len(curves) > 0 {
+		t.config.CurvePreferences = nil
+		for i, name := range curves {
+			id := map[string]tls.CurveID{"X25519": tls.X25519, "P-256": tls.CurveP256, "P-384": tls.CurveP384, "P-521": tls.CurveP521}[name]
+			if id == 0 {
+				return nil, b.boot.Unsupported(at(path+".tls_params", "ecdh_curves", i), "the curve "+strconv.Quote(name))
+			}
+			t.config.CurvePreferences = append(t.config.CurvePreferences, id)
+		}
+	}
+	for i, pair := range c.GetTlsCertificates() {
+		path := at(path, "tls_certificates", i)
+		chain, err := b.dataSource(path+".certificate_chain", pair.GetCertificateChain())
+		if err != nil {
+			return nil, err
+		}
+		key, err := b.dataSource(path+".private_key", pair.GetPrivateKey())
+		if err != nil {
+			return nil, err
+		}
+		certificate, err := tls.X509KeyPair([]byte(chain), []byte(key))
+		if err != nil {
+			return nil, b.boot.Errorf(path, "no usable certificate: %v", err)
+		}
+		t.config.Certificates = append(t.config.Certificates, certificate)
+	}
+	if err := b.validation(path+".validation_context", c.GetValidationContext(), &t.verify); err != nil {
+		return nil, err
+	}
+	return t, nil
+}
+
+func (b *builder) validation(path string, c *tlsv3.CertificateValidationContext, v *verifier) error {
+	authorities := ""
+	if c.GetTrustedCa() != nil {
+		text, err := b.dataSource(path+".trusted_ca", c.GetTrustedCa())
+		if err != nil {
+			return err
+		}
+		authorities = text
+		v.roots = x509.NewCertPool()
+		if !v.roots.AppendCertsFromPEM([]byte(text)) {
+			return b.boot.Errorf(path+".trusted_ca", "Failed to load trusted CA certificates: no certificate in PEM was found")
+		}
+	}
+	if block, _ := pem.Decode([]byte(authorities)); block != nil {
+		v.authority, _ = x509.ParseCertificate(block.Bytes)
+	}
+	v.untrusted = c.GetTrustChainVerification() == tlsv3.CertificateValidationContext_ACCEPT_UNTRUSTED
+	for _, hash := range c.GetVerifyCertificateHash() {
+		v.hashes = append(v.hashes, lower(strings.ReplaceAll(hash, ":", "")))
+	}
+	for i, m := range c.GetMatchTypedSubjectAltNames() {
+		path := at(path, "match_typed_subject_alt_names", i)
+		match, err := b.stringMatch(path+".matcher", m.GetMatcher())
+		if err != nil {
+			return err
+		}
+		san := sanMatch{match: match}
+		switch m.GetSanType() {
+		case tlsv3.SubjectAltNameMatcher_DNS:
+			san.kind, san.exact = sanDNS, m.GetMatcher().GetExact()
+		case tlsv3.SubjectAltNameMatcher_URI:
+			san.kind = sanURI
+		case tlsv3.SubjectAltNameMatcher_EMAIL:
+			san.kind = sanEmail
+		case tlsv3.SubjectAltNameMatcher_IP_ADDRESS:
+			san.kind = sanIP
+		default:
+			return b.boot.Unsupported(path+".san_type", "this type of subject alternative name")
+		}
+		v.sans = append(v.sans, san)
+	}
+	return nil
+}

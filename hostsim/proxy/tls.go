@@ -132,11 +132,7 @@ func (t *tlsStats) expires(kind string, c *x509.Certificate) {
 }
 
 // verifyFailure is a certificate that is not accepted.
-type verifyFailure struct {
-	why   string // as Envoy says it
-	count func(*tlsStats) *Stat
-	alert uint8
-}
+type verifyFailure struct{ why string } // as Envoy says it
 
 func (e *verifyFailure) Error() string { return e.why }
 

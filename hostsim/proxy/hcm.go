@@ -182,7 +182,7 @@ func (s *stream) decodeManager() *localReply {
 
 	s.findRoute()
 	chain := m.chain
-	if s.connect || isUpgrade(h) {
+	if s.connect && s.route != nil || isUpgrade(h) { // a CONNECT without a route is none of the gate's
 		var ok bool
 		if chain, ok = m.upgradeChain(s.route, cmp.Or(h.value("upgrade"), "CONNECT")); !ok {
 			m.stats.upgradeRefused.Add(1)

@@ -282,8 +282,8 @@ func startScriptedUpstreams() (*scriptedUpstreams, error) {
 	for _, p := range upstreamPorts {
 		s := &scriptedUpstream{name: p.name, all: u}
 		u.servers = append(u.servers, s)
-		if p.name == "unanswered" {
-			if err := s.deaf(); err != nil {
+		if p.name == "refused" || p.name == "unanswered" {
+			if err := s.silent(p.name == "unanswered"); err != nil {
 				return nil, err
 			}
 			continue
@@ -293,10 +293,6 @@ func startScriptedUpstreams() (*scriptedUpstreams, error) {
 			return nil, err
 		}
 		s.port = l.Addr().(*net.TCPAddr).Port
-		if p.name == "refused" {
-			l.Close()
-			continue
-		}
 		u.closers = append(u.closers, l)
 		go func() {
 			for {
@@ -315,9 +311,11 @@ func startScriptedUpstreams() (*scriptedUpstreams, error) {
 	return u, nil
 }
 
-// deaf makes a port whose queue of connections is full, so that the kernel
-// drops every further SYN.
-func (s *scriptedUpstream) deaf() error {
+// silent takes a port from which nobody gets an answer: a connection is refused
+// as long as the socket that holds the port does not listen. Where it is to be
+// left unanswered the queue of connections is full, and the kernel drops every
+// further SYN.
+func (s *scriptedUpstream) silent(unanswered bool) error {
 	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM, 0)
 	if err != nil {
 		return err
@@ -327,14 +325,17 @@ func (s *scriptedUpstream) deaf() error {
 	if err := syscall.Bind(fd, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
 		return err
 	}
-	if err := syscall.Listen(fd, 0); err != nil {
-		return err
-	}
 	name, err := syscall.Getsockname(fd)
 	if err != nil {
 		return err
 	}
 	s.port = name.(*syscall.SockaddrInet4).Port
+	if !unanswered {
+		return nil
+	}
+	if err := syscall.Listen(fd, 0); err != nil {
+		return err
+	}
 	for range 2 {
 		c, err := net.DialTimeout("tcp", fmt.Sprintf("127.0.0.1:%d", s.port), 100*time.Millisecond)
 		if err != nil {

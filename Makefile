@@ -60,7 +60,7 @@ filter-tinygo: go ## Build bin/switchyard-tinygo.wasm with an installed TinyGo
 	$(GO) run ./filter/plugin/trimexports bin/switchyard-tinygo.wasm
 
 # Modules of their own, for what they depend on.
-nested := filter/image e2e/istio e2e/gateway
+nested := filter/image e2e/istio e2e/gateway e2e/world/go
 
 # IMAGE=registry.example/switchyard:1 also pushes it.
 IMAGE ?=

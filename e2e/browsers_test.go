@@ -100,11 +100,7 @@ func TestBrowsers(t *testing.T) {
 					w.Header().Set("Content-Type", "text/html; charset=utf-8")
 					_, _ = w.Write([]byte(strings.ReplaceAll(string(page), "/t/ID", "/t/"+id)))
 				}))
-				start := startOn
-				if front.scheme == "https" {
-					start = startTLS
-				}
-				p := start(t, peer, front.bootstrap, u)
+				p := startOn(t, peer, front.bootstrap, u)
 				_, port, _ := strings.Cut(p.addr, ":")
 				for _, b := range browsers {
 					t.Run(b.name, func(t *testing.T) {

@@ -102,11 +102,7 @@ func TestMigration(t *testing.T) {
 				t.Run(peer.name, func(t *testing.T) {
 					u := startUpstreams(t)
 					daemons(u)
-					start := startOn
-					if m.after == "bootstrap/openqa.yaml" {
-						start = startTLS
-					}
-					p := start(t, peer, bootstrap(u), u)
+					p := startOn(t, peer, bootstrap(u), u)
 					if m.after == "bootstrap/openqa.yaml" {
 						p.tls = cert.client(t, "http/1.1")
 					}

@@ -59,7 +59,7 @@ func TestOpenQABootstrap(t *testing.T) {
 		{"the progress of an upload", "POST /liveviewhandler/t/@@ HTTP/1.1\r\nHost: " + openqaName + "\r\nContent-Length: 2\r\n\r\nab", "live 400"},
 		{"no socket where workers connect", "GET /api/v1/ws/t/@@ HTTP/1.1\r\nHost: " + openqaName + "\r\n\r\n", "worker 400"},
 	}
-	for _, peer := range []peer{envoy140} {
+	for _, peer := range []peer{envoy140, hostsim} {
 		t.Run(peer.name, func(t *testing.T) {
 			t.Parallel()
 			u, c := startUpstreams(t), newCertificate(t, openqaName)

@@ -3,6 +3,8 @@
 package e2e
 
 import (
+	"bufio"
+	"bytes"
 	"crypto/hmac"
 	"crypto/sha1"
 	"encoding/hex"
@@ -200,7 +202,7 @@ func TestOpenQA(t *testing.T) {
 		t.Run(peer.name, func(t *testing.T) {
 			u := startUpstreams(t)
 			text := openqaBootstrap(t, u, q.ports, q.certificate)
-			p := startTLS(t, peer, text, u)
+			p := startOn(t, peer, text, u)
 			p.tls = q.certificate.client(t, "http/1.1")
 			_, port, _ := strings.Cut(p.addr, ":")
 			flags := []string{"./openqa.mjs", "--host-resolver-rules=MAP " + openqaName + ":443 127.0.0.1:" + port}
@@ -238,11 +240,28 @@ func TestOpenQA(t *testing.T) {
 				now := strconv.FormatInt(time.Now().Unix(), 10)
 				mac := hmac.New(sha1.New, []byte(secret))
 				_, _ = io.WriteString(mac, path+now)
-				o := p.exchange(t, "GET "+path+" HTTP/1.1\r\nHost: "+openqaName+"\r\nConnection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\n"+
+				c, err := p.dial()
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer c.Close()
+				if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := io.WriteString(c, "GET "+path+" HTTP/1.1\r\nHost: "+openqaName+"\r\nConnection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\n"+
 					"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\nAccept: application/json\r\n"+
-					"X-API-Key: "+key+"\r\nX-API-Microtime: "+now+"\r\nX-API-Hash: "+hex.EncodeToString(mac.Sum(nil))+"\r\n\r\n")
-				if o.Status != http.StatusSwitchingProtocols {
-					t.Errorf("got %d %s, want 101", o.Status, o.Body)
+					"X-API-Key: "+key+"\r\nX-API-Microtime: "+now+"\r\nX-API-Hash: "+hex.EncodeToString(mac.Sum(nil))+"\r\n\r\n"+
+					"\x88\x82\x00\x00\x00\x00\x03\xe8"); err != nil { // a close frame with code 1000 and a mask of zeros
+					t.Fatal(err)
+				}
+				r := bufio.NewReader(c)
+				h, err := readHead(r)
+				if err != nil || h.status() != http.StatusSwitchingProtocols {
+					t.Fatalf("got %q, %v, want a 101", h.start, err)
+				}
+				// The server may say something before it closes in its turn.
+				if frames, err := io.ReadAll(r); err != nil || !bytes.HasSuffix(frames, []byte("\x88\x02\x03\xe8")) {
+					t.Errorf("got the frames %q, %v, want a close frame with code 1000 at the end", frames, err)
 				}
 				note(t, peer, found{"4 application", "openQA", q.version, "a worker's socket, TLS in front and behind"})
 			})

@@ -153,23 +153,6 @@ func table(head []string, rows [][]string) string {
 	return b.String()
 }
 
-// startTLS is startOn for a bootstrap with TLS, which hostsim does not have as
-// yet: that it says so is all that can be seen there. When it no longer says so,
-// this goes.
-func startTLS(t *testing.T, p peer, bootstrap string, u *upstreams) *proxy {
-	t.Helper()
-	if p.name != hostsim.name {
-		return startOn(t, p, bootstrap, u)
-	}
-	log, exited := run(t, p, bootstrap, u, t.TempDir())
-	<-exited
-	if got := log.tail(10); !strings.Contains(got, ".transport_socket: not simulated") {
-		t.Fatalf("hostsim said %q, want it to refuse the transport_socket", got)
-	}
-	t.Skip("hostsim has no TLS yet, and says so")
-	return nil
-}
-
 // serveHTTP serves on a free port, which it returns, until the test ends.
 func serveHTTP(t *testing.T, handler http.Handler) int {
 	t.Helper()

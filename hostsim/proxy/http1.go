@@ -135,6 +135,9 @@ func (in *input) readHead(limit int, check func(first byte) bool) ([]byte, error
 		if head != nil || err != nil {
 			return head, err
 		}
+		if in.responses && !validStatusLine(in.buffered()) {
+			return nil, errParse
+		}
 		if err := in.fill(len(in.buffered()) + 1); err != nil {
 			if err == io.EOF && len(in.buffered()) > 0 {
 				err = io.ErrUnexpectedEOF
@@ -181,6 +184,8 @@ func parseRequest(head []byte, h *Headers, maxHeaders int, anyMethod bool) (requ
 	switch {
 	case !validMethod(req.method, anyMethod):
 		return req, errParse
+	case ok && req.version == "" && validHead(line): // HTTP/0.9 has no fields
+		return req, nil
 	case !validHead(text):
 		return req, errCharacters
 	case !ok:
@@ -221,15 +226,32 @@ func parseResponse(head []byte, h *Headers, maxHeaders int) (status int, http11 
 		return 0, false, errCharacters
 	}
 	line, rest, _ := strings.Cut(text, "\n")
-	version, line := nextWord(line)
-	code, _ := nextWord(line)
-	n, convErr := strconv.ParseUint(strings.TrimPrefix(code, "+"), 10, 64)
-	if !validVersion(version) || version == "" || convErr != nil {
+	version, status, ok := parseStatusLine(line)
+	if !ok {
 		return 0, false, errParse
 	}
-	status = int(uint16(n)) // Envoy takes any number, and keeps 16 bits of it
 	h.insert(":status", itoa(status))
 	return status, version == "HTTP/1.1", parseFields(rest, h, maxHeaders)
+}
+
+// parseStatusLine takes any number for a status, and keeps 16 bits of it, as
+// Envoy does.
+func parseStatusLine(line string) (version string, status int, ok bool) {
+	version, line = nextWord(line)
+	code, _ := nextWord(line)
+	n, err := strconv.ParseUint(strings.TrimPrefix(code, "+"), 10, 64)
+	return version, int(uint16(n)), validVersion(version) && version != "" && err == nil
+}
+
+// validStatusLine judges the status line of an incomplete head as soon as it
+// is there.
+func validStatusLine(b []byte) bool {
+	i := bytes.IndexByte(b, '\n')
+	if i < 0 {
+		return true
+	}
+	_, _, ok := parseStatusLine(string(b[:i]))
+	return ok
 }
 
 // nextWord cuts a word of a request or status line. Envoy takes any run of white space

@@ -382,6 +382,9 @@ func (b *builder) wasm(path string, c *wasmv3.PluginConfig) (filterFactory, erro
 			config.AllowedCapabilities[name] = true
 		}
 	}
+	if base := c.GetReloadConfig().GetBackoff().GetBaseInterval(); base != nil {
+		config.ReloadBackoff = base.AsDuration()
+	}
 	failOpen := c.GetFailOpen()
 	switch {
 	case failOpen:
@@ -405,6 +408,16 @@ func (b *builder) wasm(path string, c *wasmv3.PluginConfig) (filterFactory, erro
 	}
 	s.plugins = append(s.plugins, plugin)
 	s.ticks = append(s.ticks, ticks)
+	if config.FailurePolicy == vm.FailReload {
+		for name, count := range map[string]func(vm.PluginStats) uint64{
+			"":         func(p vm.PluginStats) uint64 { return p.Reload },
+			"_success": func(p vm.PluginStats) uint64 { return p.ReloadSuccess },
+			"_failure": func(p vm.PluginStats) uint64 { return p.ReloadFailure },
+			"_backoff": func(p vm.PluginStats) uint64 { return p.ReloadBackoff },
+		} {
+			s.Stats.computed("wasm."+c.GetName()+".vm_reload"+name, func() (int64, bool) { n := count(plugin.Stats()); return int64(n), n > 0 })
+		}
+	}
 	ticks.start(plugin)
 	return &wasmFactory{plugin, plugin.Exports("proxy_on_request_body"), plugin.Exports("proxy_on_response_body")}, nil
 }

@@ -2,6 +2,7 @@ package vm
 
 import (
 	"context"
+	"log/slog"
 
 	"github.com/tetratelabs/wazero"
 	"github.com/tetratelabs/wazero/api"
@@ -127,15 +128,24 @@ func (f *hostFunc) goFunction() api.GoModuleFunc {
 			panic(errRestricted)
 		}
 		var result uint32
-		if v.denied != nil && v.denied[f.index] {
-			result = v.deny(f)
-		} else {
-			result = f.call(v, stack)
+		switch {
+		case v.group.engine.log.Enabled(ctx, slog.LevelDebug):
+			result = v.explained(f, stack, func() uint32 { return v.run(f, stack) })
+		default:
+			result = v.run(f, stack)
 		}
 		if len(f.results) > 0 {
 			stack[0] = uint64(result)
 		}
 	}
+}
+
+// run calls f, if the plugin may.
+func (v *instance) run(f *hostFunc, stack []uint64) uint32 {
+	if v.denied != nil && v.denied[f.index] {
+		return v.deny(f)
+	}
+	return f.call(v, stack)
 }
 
 // deny is the stub that a restricted capability is linked to.

@@ -2,6 +2,7 @@ package vm
 
 import (
 	"encoding/binary"
+	"log/slog"
 	"math/rand/v2"
 	"strings"
 	"testing"
@@ -56,7 +57,8 @@ func (g *guest) call(name string, args ...any) abi.Status {
 	if len(stack) != len(f.params) {
 		g.t.Fatalf("%s: %d parameters, want %d", name, len(stack), len(f.params))
 	}
-	return abi.Status(f.call(g.v, append(stack, 0)))
+	stack = append(stack, 0)
+	return abi.Status(g.v.explained(f, stack, func() uint32 { return f.call(g.v, stack) }))
 }
 
 // returned does what follows when the callback has returned.
@@ -416,6 +418,38 @@ func TestHostFunctionsSurviveAnyArguments(t *testing.T) {
 			if len(stream.buffers[abi.BufferRequestBody].data) > 1<<20 {
 				stream.buffers[abi.BufferRequestBody].data = []byte("hello")
 			}
+		}
+	}
+}
+
+// Who looks for what is wrong finds in the debug log what was asked, and why
+// the answer is no.
+func TestReasonsAreLogged(t *testing.T) {
+	stream := requestStream([2]string{"x-up-route", "1"})
+	g := newGuest(t, PluginConfig{Name: "plug"}, stream)
+	log := &testLog{level: slog.LevelDebug}
+	g.e.log = slog.New(log)
+	tests := []struct {
+		call string
+		args []any
+		want string
+	}{
+		{"proxy_get_header_map_value", []any{0, "x_up_route", 0, 4},
+			`debug|wasm log plug: proxy_get_header_map_value(map: request headers, name: "x_up_route") = NotFound: there is no field "x_up_route", but "x-up-route"`},
+		{"proxy_get_property", []any{"route_name", 0, 4},
+			`debug|wasm log plug: proxy_get_property(path: "route_name") = NotFound: it is called xds.route_name`},
+		{"proxy_add_header_map_value", []any{2, "a", "b"},
+			`debug|wasm log plug: proxy_add_header_map_value(map: response headers, name: "a", value: "b") = BadArgument: there are no response headers in this callback: they can be reached from their own callback on until it returns Continue`},
+		{"proxy_http_call", []any{"x", string(abi.AppendPairs(nil, abi.Pairs{{":path", "/"}})), "", "", -1, 0},
+			`debug|wasm log plug: proxy_http_call(cluster: "x", headers: [[":path" "/"]], body: "", trailers: none, timeout: -1) = BadArgument: the timeout of -1 ms is negative`},
+		{"proxy_log", []any{9, "x"},
+			`debug|wasm log plug: proxy_log(level: 9, message: "x") = BadArgument: levels are 0 (trace) to 5 (critical)`},
+	}
+	for _, tt := range tests {
+		log.lines = nil
+		g.call(tt.call, tt.args...)
+		if diff := cmp.Diff([]string{tt.want}, log.lines); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", tt.call, diff)
 		}
 	}
 }

@@ -178,6 +178,12 @@ func (v *instance) call(c *hostContext, cb callback) (uint64, error) {
 // there, or in a malloc that the call needed, ends the instance.
 func (v *instance) callFunction(c *hostContext, name string, fn api.Function) error {
 	v.current, v.effective = c, nil
+	if log := v.group.engine.log; log.Enabled(v.ctx, LevelTrace) {
+		log.Log(v.ctx, LevelTrace, "[host->vm] "+name+"("+v.numbers(name)+")")
+		defer func() {
+			log.Log(context.Background(), LevelTrace, "[host<-vm] "+name+" return"+v.returned(fn))
+		}()
+	}
 	if d := v.group.engine.opts.CallbackDeadline; d > 0 {
 		ctx, cancel := context.WithTimeout(v.ctx, d)
 		defer cancel()

@@ -292,7 +292,7 @@ func (s *stream) requestAttribute(name string) any {
 			return nil
 		}
 	}
-	return s.requestProperty(name)
+	return s.requestProperty(name, true, !s.requestComplete.IsZero())
 }
 
 func (s *stream) responseAttribute(name string) any {
@@ -307,7 +307,7 @@ func (s *stream) responseAttribute(name string) any {
 	case "flags":
 		return flagBits(s.flags)
 	}
-	return s.responseProperty(name)
+	return s.responseProperty(name, true)
 }
 
 func (s *stream) connectionAttribute(name string) any {

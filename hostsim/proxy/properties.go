@@ -2,9 +2,13 @@ package proxy
 
 import (
 	"encoding/binary"
+	"math"
 	"net"
 	"strconv"
 	"strings"
+	"time"
+
+	"google.golang.org/protobuf/proto"
 
 	"switchyard/hostsim/abi"
 )
@@ -22,15 +26,19 @@ func (w *wasmFilter) Property(path string) ([]byte, abi.Status) {
 		switch root {
 		case "request", "source", "destination", "connection", "response", "upstream", "xds", "filter_state":
 			return nil, abi.StatusSerializationFailure
+		case "metadata":
+			return nil, abi.StatusOK // no more than an empty message, as long as nobody has written any
+		case "connection_id":
+			return binary.LittleEndian.AppendUint64(nil, s.conn.id), abi.StatusOK
 		}
 		return nil, abi.StatusNotFound
 	}
 	var v any
 	switch root {
 	case "request":
-		v = s.requestProperty(rest)
+		v = s.requestProperty(rest, w.request.headers || w.logging, w.logging)
 	case "response":
-		v = s.responseProperty(rest)
+		v = s.responseProperty(rest, w.response.headers || w.logging)
 	case "source":
 		v = addressProperty(s.clientAddress(), rest)
 	case "destination":
@@ -43,19 +51,22 @@ func (w *wasmFilter) Property(path string) ([]byte, abi.Status) {
 			v = s.conn.tlsProperty(rest)
 		}
 	case "upstream":
-		if s.responseBegun || s.response.Len() > 0 {
-			switch rest {
-			case "address":
-				v = nonEmpty(s.upstreamHost)
-			}
-		}
+		v = s.upstreamProperty(rest)
 	case "xds":
+		if rest == "upstream_host_metadata" && s.upstreamHost != "" {
+			return nil, abi.StatusSerializationFailure
+		}
 		v = s.xdsProperty(rest)
 	case "filter_state":
 		if value, ok := s.filterState[rest]; ok {
 			v = value.text
 		}
 	}
+	return encodeAttribute(v)
+}
+
+// encodeAttribute gives a value as Envoy serialises it for plugins.
+func encodeAttribute(v any) ([]byte, abi.Status) {
 	switch v := v.(type) {
 	case string:
 		return []byte(v), abi.StatusOK
@@ -70,6 +81,10 @@ func (w *wasmFilter) Property(path string) ([]byte, abi.Status) {
 		return binary.LittleEndian.AppendUint64(nil, v), abi.StatusOK
 	case *Headers:
 		return abi.AppendPairs(nil, v), abi.StatusOK
+	case []byte:
+		return v, abi.StatusOK
+	case float64:
+		return binary.LittleEndian.AppendUint64(nil, math.Float64bits(v)), abi.StatusOK
 	}
 	return nil, abi.StatusNotFound
 }
@@ -90,8 +105,44 @@ func nonEmpty(s string) any {
 	return s
 }
 
-func (s *stream) requestProperty(name string) any {
+// requestProperty gives what is known of the request. Envoy knows its fields
+// only while the plugin can reach their map.
+func (s *stream) requestProperty(name string, fields, over bool) any {
 	h := &s.request
+	switch name {
+	case "protocol":
+		return s.protocol
+	case "time":
+		return s.start.UnixNano()
+	case "size":
+		if n, ok := contentLength(h.value("content-length")); ok {
+			return n
+		}
+		return s.bytesReceived.Load()
+	case "total_size":
+		n := s.bytesReceived.Load()
+		if l, ok := contentLength(h.value("content-length")); ok {
+			n = l
+		}
+		if fields {
+			n += int64(h.byteSize())
+		}
+		return n
+	case "duration":
+		if over {
+			return int64(time.Since(s.start))
+		}
+		return nil
+	}
+	if !fields {
+		if name == "headers" || name == "headers\x00" {
+			return &Headers{}
+		}
+		return nil
+	}
+	if name == "headers\x00" {
+		return h
+	}
 	if header, ok := strings.CutPrefix(name, "headers\x00"); ok {
 		if v, ok := h.joined(canonical(header)); ok {
 			return v
@@ -120,42 +171,91 @@ func (s *stream) requestProperty(name string) any {
 		return nonEmpty(h.value("user-agent"))
 	case "id":
 		return nonEmpty(h.value("x-request-id"))
-	case "protocol":
-		return s.protocol
-	case "time":
-		return s.start.UnixNano()
-	case "size":
-		if n, ok := contentLength(h.value("content-length")); ok {
-			return n
-		}
-		return s.bytesReceived.Load()
-	case "total_size":
-		return s.bytesReceived.Load() + int64(h.byteSize())
 	}
 	return nil
 }
 
-func (s *stream) responseProperty(name string) any {
+func (s *stream) upstreamProperty(name string) any {
+	switch name {
+	case "request_attempt_count":
+		return uint64(s.attempts)
+	case "address":
+		return nonEmpty(s.upstreamHost)
+	case "port":
+		if s.upstreamHost != "" {
+			return addressProperty(s.upstreamHost, "port")
+		}
+	case "local_address":
+		if up := s.lastUpstream; up != nil {
+			return up.LocalAddr().String()
+		}
+	case "transport_failure_reason":
+		if s.upstreamHost != "" {
+			return ""
+		}
+	}
+	return nil
+}
+
+// responseProperty is requestProperty for the response.
+func (s *stream) responseProperty(name string, fields bool) any {
+	h := &s.response
+	if !fields {
+		h = &Headers{}
+	}
+	switch name {
+	case "flags":
+		return flagBits(s.flags)
+	case "size":
+		return s.bytesSent.Load()
+	case "total_size":
+		return s.bytesSent.Load() + int64(h.byteSize())
+	case "headers", "headers\x00":
+		return h
+	}
 	if s.response.Len() == 0 {
 		return nil
 	}
 	if header, ok := strings.CutPrefix(name, "headers\x00"); ok {
-		if v, ok := s.response.joined(s.response.canonical(header)); ok {
+		if v, ok := h.joined(canonical(header)); ok {
 			return v
 		}
 		return nil
 	}
+	code := s.status
+	if code == 0 {
+		code, _ = strconv.Atoi(s.response.value(":status"))
+	}
 	switch name {
 	case "code":
-		return int64(s.status)
+		return int64(code)
 	case "code_details":
 		return nonEmpty(s.details)
-	case "headers":
-		return &s.response
-	case "size":
-		return s.bytesSent.Load()
+	case "grpc_status":
+		if n, err := strconv.ParseInt(s.response.value("grpc-status"), 10, 32); err == nil {
+			return n
+		}
+		return grpcOfHTTP(code)
 	}
 	return nil
+}
+
+// grpcOfHTTP is the gRPC status that an HTTP status stands for
+// (Grpc::Utility::httpToGrpcStatus).
+func grpcOfHTTP(code int) int64 {
+	switch code {
+	case 400:
+		return 13
+	case 401:
+		return 16
+	case 403:
+		return 7
+	case 404:
+		return 12
+	case 429, 502, 503, 504:
+		return 14
+	}
+	return 2
 }
 
 func addressProperty(address, name string) any {
@@ -171,7 +271,31 @@ func addressProperty(address, name string) any {
 	return nil
 }
 
+// nodeProperty is what is known of the node, which of the whole of it is not
+// all that Envoy adds.
+func (s *Server) nodeProperty(name string) any {
+	switch name {
+	case "node":
+		b, err := proto.Marshal(s.node)
+		if err != nil {
+			return nil
+		}
+		return string(b)
+	case "node\x00id":
+		return s.node.GetId()
+	}
+	return s.node.GetCluster()
+}
+
 func (s *stream) xdsProperty(name string) any {
+	switch name {
+	case "filter_chain_name", "listener_metadata":
+		return ""
+	case "listener_direction":
+		return int64(0)
+	case "node", "node\x00id", "node\x00cluster":
+		return s.conn.server.nodeProperty(name)
+	}
 	r := s.findRoute()
 	if r == nil {
 		return nil
@@ -183,6 +307,8 @@ func (s *stream) xdsProperty(name string) any {
 		return r.virtualHost.name
 	case "cluster_name":
 		return nonEmpty(r.cluster)
+	case "virtual_host_metadata", "route_metadata", "cluster_metadata":
+		return "" // no more than an empty message
 	}
 	return nil
 }

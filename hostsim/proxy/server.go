@@ -54,22 +54,25 @@ type Options struct {
 type Server struct {
 	Stats Stats
 
-	options   Options
-	engine    *vm.Engine
-	plugins   []*vm.Plugin
-	guestLog  *slog.Logger
-	callouts  callouts
-	grpc      grpcClients
-	answering []*callout // by thread: what is being told to a plugin
-	ticks     []*tickers
-	threads   []sync.Mutex // see thread
-	listeners []*listener
-	clusters  map[string]*cluster
-	logs      map[string]*logFile
-	conns     connections
-	pipes     *pipes
-	dateCache atomic.Pointer[dateText]
-	localIP   string
+	options  Options
+	engine   *vm.Engine
+	plugins  []*vm.Plugin
+	guestLog *slog.Logger
+	node     *corev3.Node
+
+	expressions expressions
+	callouts    callouts
+	grpc        grpcClients
+	answering   []*callout // by thread: what is being told to a plugin
+	ticks       []*tickers
+	threads     []sync.Mutex // see thread
+	listeners   []*listener
+	clusters    map[string]*cluster
+	logs        map[string]*logFile
+	conns       connections
+	pipes       *pipes
+	dateCache   atomic.Pointer[dateText]
+	localIP     string
 	// How many connections to upstreams there were.
 	connectionIDs atomic.Uint64
 

@@ -342,6 +342,7 @@ func (b *builder) wasm(path string, c *wasmv3.PluginConfig) (filterFactory, erro
 	if s.engine == nil {
 		b.guestLog = &guestLog{Handler: s.options.Logger.With("component", "wasm").Handler()}
 		s.guestLog = slog.New(b.guestLog)
+		s.node = b.boot.Proto().GetNode()
 		s.callouts.open, s.callouts.hcm = map[*callout]struct{}{}, &hcm{server: s, stats: newHCMStats(&Stats{}, "", "")}
 		s.callouts.hcm.stats.router = newRouterStats(&Stats{}, "")
 		s.callouts.background, s.callouts.stop = context.WithCancel(context.Background())
@@ -395,6 +396,15 @@ func (b *builder) wasm(path string, c *wasmv3.PluginConfig) (filterFactory, erro
 		config.FailurePolicy = vm.FailReload
 	}
 	b.guestLog.note()
+	config.Property = func(path string) ([]byte, abi.Status) {
+		if name, ok := strings.CutPrefix(strings.TrimSuffix(path, "\x00"), "xds\x00"); ok {
+			if v, ok := s.nodeProperty(name).(string); ok && strings.HasPrefix(name, "node") {
+				return []byte(v), abi.StatusOK
+			}
+		}
+		return nil, abi.StatusNotFound
+	}
+	config.Foreign = s.foreign
 	ticks := newTickers(s)
 	config.OnTickPeriod = ticks.set
 	plugin, err := s.engine.NewPlugin(b.ctx, config, s.options.Concurrency)

@@ -67,6 +67,7 @@ IMAGE ?=
 
 .PHONY: image
 image: build ## Build the plugin's images into bin/image, an OCI layout (IMAGE=reference pushes)
+	$(GO) -C filter/image test .
 	$(GO) -C filter/image run . -wasm '$(abspath bin/switchyard.wasm)' -out '$(abspath bin/image)' $(if $(IMAGE),-push '$(IMAGE)')
 
 .PHONY: run
@@ -129,9 +130,10 @@ $(world)/java/Clients.class: e2e/world/java/Clients.java e2e/world/java/pom.xml 
 .PHONY: e2e-istio
 e2e-istio: image envoy ## Run the files of envoy/istio through Istio's own code, in front of a real Envoy
 	$(GO) -C e2e/istio build -o '$(abspath bin/istio)' .
+	$(GO) -C e2e/istio build -ldflags='-s -w' -o '$(abspath bin/pilot-agent)' istio.io/istio/pilot/cmd/pilot-agent
+	install -m 644 "$$($(GO) -C e2e/istio list -m -f '{{.Dir}}' istio.io/istio)/tools/packaging/common/envoy_bootstrap.json" bin/envoy_bootstrap.json
 	$(GO) -C e2e/istio test -timeout 20m .
-	$(GO) -C filter/image test .
-	ENVOY='$(abspath $(envoy))' E2E_REQUIRE=plugin,envoy,istio $(GO) test -tags istio -timeout 20m -run 'Istio' -count 1 ./e2e
+	ENVOY='$(abspath $(envoy))' E2E_REQUIRE=plugin,envoy,istio,pilot-agent,envoy_bootstrap $(GO) test -tags istio -timeout 20m -run 'Istio' -count 1 ./e2e
 
 .PHONY: e2e-gateway
 e2e-gateway: image envoy ## Run the files of envoy/gateway through the real Envoy Gateway, in front of a real Envoy

@@ -4,12 +4,10 @@ package e2e
 
 import (
 	"encoding/base64"
-	"encoding/json"
 	"fmt"
 	"io/fs"
 	"net"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -25,42 +23,6 @@ import (
 
 // envoyGateway is the real one, built by way of e2e/gateway.
 var envoyGateway = peer{name: "envoy-gateway", env: "ENVOY_GATEWAY", path: "bin/envoy-gateway", get: "make e2e-gateway"}
-
-// inNamespace is set in the process that has a network and mounts of its own: Envoy Gateway has fixed ports and fixed paths.
-const inNamespace = "SWITCHYARD_IN_NAMESPACE"
-
-// isolated runs the test again in a network and a mount namespace of its own, and reports whether this is the process in there.
-func isolated(t *testing.T) bool {
-	t.Helper()
-	if os.Getenv(inNamespace) != "" {
-		command(t, "ip", "link", "set", "lo", "up")
-		return true
-	}
-	name := "^" + strings.ReplaceAll(t.Name(), "/", "$/^") + "$"
-	cmd := exec.Command("unshare", "--net", "--mount", os.Args[0], "-test.run", name, "-test.v", "-test.timeout", "10m")
-	cmd.Env = append(os.Environ(), inNamespace+"=1")
-	out, err := cmd.CombinedOutput()
-	switch {
-	case err == nil:
-		t.Logf("%s", out)
-	case strings.Contains(string(out), "unshare: ") || len(out) == 0:
-		required := strings.Contains(os.Getenv("E2E_REQUIRE"), envoyGateway.name)
-		if required {
-			t.Fatalf("this machine allows no namespaces: %v %s", err, out)
-		}
-		t.Skipf("this machine allows no namespaces: %v %s", err, out)
-	default:
-		t.Errorf("%v\n%s", err, out)
-	}
-	return false
-}
-
-func command(t *testing.T, name string, args ...string) {
-	t.Helper()
-	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
-		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
-	}
-}
 
 // hostInfrastructure is what makes Envoy Gateway run our Envoy on this machine.
 const hostInfrastructure = `apiVersion: gateway.networking.k8s.io/v1
@@ -199,50 +161,6 @@ func gatewayRoutes(t *testing.T) string {
 		text = replace(t, text, "    - name: "+name+"\n      port: 80\n", "    - {group: gateway.envoyproxy.io, kind: Backend, name: "+name+"}\n")
 	}
 	return text
-}
-
-// registry serves the images that make image has made, read only.
-func registry(t *testing.T) string {
-	t.Helper()
-	layout := filepath.Join(root, "bin/image")
-	text, err := os.ReadFile(filepath.Join(layout, "index.json"))
-	if err != nil {
-		t.Fatalf("%v (make image)", err)
-	}
-	var index struct {
-		Manifests []struct {
-			MediaType, Digest string
-			Annotations       map[string]string
-		}
-	}
-	if err := json.Unmarshal(text, &index); err != nil {
-		t.Fatal(err)
-	}
-	mux := http.NewServeMux()
-	mux.HandleFunc("/v2/{$}", func(http.ResponseWriter, *http.Request) {})
-	mux.HandleFunc("/v2/switchyard/{kind}/{reference}", func(w http.ResponseWriter, r *http.Request) {
-		digest := r.PathValue("reference")
-		for _, m := range index.Manifests {
-			if r.PathValue("kind") == "manifests" && (digest == m.Annotations["org.opencontainers.image.ref.name"] || digest == m.Digest) {
-				digest = m.Digest
-				w.Header().Set("Content-Type", m.MediaType)
-			}
-		}
-		w.Header().Set("Docker-Content-Digest", digest)
-		http.ServeFile(w, r, filepath.Join(layout, "blobs", strings.ReplaceAll(digest, ":", "/")))
-	})
-	server := httptest.NewServer(mux)
-	t.Cleanup(server.Close)
-	return strings.TrimPrefix(server.URL, "http://") + "/switchyard"
-}
-
-// files serves the directory of what was built.
-func files(t *testing.T) string {
-	t.Helper()
-	require(t, plugin)
-	server := httptest.NewServer(http.FileServer(http.Dir(filepath.Join(root, "bin"))))
-	t.Cleanup(server.Close)
-	return server.URL
 }
 
 // The files that are shipped for Envoy Gateway do through the real one what minimal.yaml does.

@@ -3,9 +3,11 @@
 package e2e
 
 import (
+	"encoding/json"
 	"fmt"
 	"io/fs"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -22,6 +24,12 @@ import (
 
 // istiod is Istio's own discovery server, built from e2e/istio.
 var istiod = peer{name: "istio", env: "ISTIO", path: "bin/istio", get: "make e2e-istio"}
+
+// The real agent, and the bootstrap that it fills in.
+var (
+	pilotAgent    = peer{name: "pilot-agent", env: "PILOT_AGENT", path: "bin/pilot-agent", get: "make e2e-istio"}
+	agentTemplate = peer{name: "envoy_bootstrap", path: "bin/envoy_bootstrap.json", get: "make e2e-istio"}
+)
 
 // withoutMesh switches off in Istio what needs an Envoy of Istio's, or a certificate authority.
 var withoutMesh = []string{
@@ -134,7 +142,7 @@ func unusedPort(t *testing.T) int {
 func (m meshed) start(t *testing.T) *proxy {
 	t.Helper()
 	u := startUpstreams(t)
-	q := startOn(t, envoy140, m.bootstrap(t, u), u)
+	q := startOn(t, envoy140, m.bootstrap(m.serve(t, u)), u)
 	if q.addr != fmt.Sprintf("127.0.0.1:%d", m.port) {
 		if q.addr != fmt.Sprintf("0.0.0.0:%d", m.port) {
 			t.Fatalf("Envoy listens on %s, want port %d", q.addr, m.port)
@@ -145,8 +153,8 @@ func (m meshed) start(t *testing.T) *proxy {
 	return q
 }
 
-// bootstrap starts Istio and returns the bootstrap that asks it for everything.
-func (m meshed) bootstrap(t *testing.T, u *upstreams) string {
+// serve starts Istio on the documents and returns its address.
+func (m meshed) serve(t *testing.T, u *upstreams) string {
 	t.Helper()
 	dir := t.TempDir()
 	ports := strings.NewReplacer("http: WEBSOCKET", fmt.Sprintf("http: %d", u.ports[8081]), "http: WEB", fmt.Sprintf("http: %d", u.ports[8080]))
@@ -183,7 +191,12 @@ func (m meshed) bootstrap(t *testing.T, u *upstreams) string {
 	if err != nil {
 		t.Fatalf("Istio did not start: %v", err)
 	}
-	_, port, _ := strings.Cut(at, ":")
+	return at
+}
+
+// bootstrap asks a server of Istio's for everything.
+func (m meshed) bootstrap(server string) string {
+	_, port, _ := strings.Cut(server, ":")
 	return `node: ` + m.node + `
 admin: {address: {socket_address: {address: 127.0.0.1, port_value: 0}}}
 dynamic_resources:
@@ -262,6 +275,159 @@ func TestIstioWasmPluginAlone(t *testing.T) {
 	t.Logf("a WasmPlugin alone passes %d of %d", len(corpus)-len(misses), len(corpus))
 	if diff := cmp.Diff(withoutGate, misses); diff != "" {
 		t.Errorf("misses (-want +got):\n%s", diff)
+	}
+}
+
+// Envoy refuses what has no plugin, or a plugin with a mistake in its configuration. By an EnvoyFilter the listener is refused, and
+// nothing listens that did not before; of a WasmPlugin only the plugin is, and the listener answers 500.
+func TestIstioRefused(t *testing.T) {
+	for _, test := range []struct{ name, file, old, new, stat, want string }{
+		{"an EnvoyFilter whose file is not there", "istio/envoyfilter.yaml", "filename: /etc/switchyard/", "filename: /nowhere/", "listener_manager.lds.update_rejected", ""},
+		{"an EnvoyFilter with a bad configuration", "istio/envoyfilter.yaml", `"protocol": "websocket"`, `"protocl": "websocket"`, "listener_manager.lds.update_rejected", ""},
+		{"an EnvoyFilter that allows websocket again", "istio/envoyfilter.yaml", "          # upgrade_configs:\n          # - upgrade_type: SPDY/3.1\n",
+			"          upgrade_configs:\n          - upgrade_type: websocket\n", "listener_manager.lds.update_rejected", ""},
+		{"a WasmPlugin with a bad configuration", "istio/wasmplugin.yaml", "      protocol: websocket\n", "      protocl: websocket\n", ".config_fail", "- 500"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			text := replace(t, shipped(t, test.file), test.old, test.new)
+			text = strings.NewReplacer("/etc/switchyard/switchyard.wasm", require(t, plugin), "oci://registry.example/switchyard:1", "file://"+require(t, plugin)).Replace(text)
+			m, u, dir := gateway(t, text), startUpstreams(t), t.TempDir()
+			file := filepath.Join(dir, "admin")
+			_, exited := run(t, envoy140, m.bootstrap(m.serve(t, u)), u, dir, "--admin-address-path", file)
+			admin, err := adminAddress(file, exited)
+			if err != nil {
+				t.Fatal(err)
+			}
+			client := http.Client{}
+			err = await(exited, func() error {
+				stats, err := get(&client, "http://"+admin+"/stats?usedonly")
+				if err != nil {
+					return err
+				}
+				for _, line := range strings.Split(string(stats), "\n") {
+					if name, value, _ := strings.Cut(line, ": "); strings.HasSuffix(name, test.stat) && value != "0" {
+						return nil
+					}
+				}
+				return fmt.Errorf("no %s in\n%s", test.stat, stats)
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			p := &proxy{name: "istio", addr: fmt.Sprintf("127.0.0.1:%d", m.port), upstreams: u}
+			if test.want == "" {
+				if c, err := net.Dial("tcp", p.addr); err == nil {
+					c.Close()
+					t.Error("the port is open, want no listener")
+				}
+				return
+			}
+			err = await(exited, func() error {
+				c, err := net.Dial("tcp", p.addr)
+				if err == nil {
+					c.Close()
+				}
+				return err
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, raw := range []string{page, socket} {
+				if got := p.exchange(t, raw).String(); got != test.want {
+					t.Errorf("got %s, want %s", got, test.want)
+				}
+			}
+		})
+	}
+}
+
+// startAgent runs Istio, the real agent and under it Envoy, in a namespace, because the agent's ports and paths are fixed.
+func (m meshed) startAgent(t *testing.T) *proxy {
+	t.Helper()
+	u := startUpstreams(t)
+	dir := t.TempDir()
+	proxyConfig, err := json.Marshal(map[string]string{
+		"discoveryAddress": m.serve(t, u), "controlPlaneAuthPolicy": "NONE", "binaryPath": require(t, envoy140),
+		"configPath": filepath.Join(dir, "proxy"), "terminationDrainDuration": "1s",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(require(t, pilotAgent), "proxy", "router", "--domain", "istio-system.svc.cluster.local", "--proxyLogLevel=info", "--templateFile", require(t, agentTemplate))
+	cmd.Dir = dir // its other paths begin with ./
+	cmd.Env = append(os.Environ(), "PROXY_CONFIG="+string(proxyConfig), "POD_NAME=edge-0", "POD_NAMESPACE=istio-system", "INSTANCE_IP=127.0.0.9",
+		"ISTIO_META_CLUSTER_ID=Kubernetes", `ISTIO_METAJSON_LABELS={"istio":"ingressgateway"}`, "JWT_POLICY=none", "PILOT_CERT_PROVIDER=none", "CA_ROOT_CA=SYSTEM",
+		"WASM_HTTP_REQUEST_MAX_RETRIES=1")
+	log := &lockedBuffer{}
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	exited := make(chan struct{})
+	go func() {
+		_ = cmd.Wait()
+		close(exited)
+	}()
+	t.Cleanup(func() {
+		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+		<-exited
+		if t.Failed() {
+			t.Logf("log of the agent:\n%s", log.tail(60))
+		}
+	})
+	p := &proxy{name: "Istio's agent", addr: fmt.Sprintf("127.0.0.1:%d", m.port), admin: "127.0.0.1:15000", upstreams: u, log: log}
+	err = await(exited, func() error {
+		c, err := net.Dial("tcp", p.addr)
+		if err == nil {
+			c.Close()
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatalf("Envoy does not listen: %v", err)
+	}
+	return p
+}
+
+// The agent fetches the image that make image has made. What it cannot fetch becomes a filter that answers 403 to everything; with
+// FAIL_OPEN all passes, but unrouted.
+func TestIstioAgent(t *testing.T) {
+	if !isolated(t) {
+		return
+	}
+	// The agent keeps what it fetches under this path.
+	command(t, "mount", "-t", "tmpfs", "tmpfs", "/var/lib")
+	if err := os.MkdirAll("/var/lib/istio/data", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	images := "oci://" + registry(t)
+	for _, test := range []struct{ name, url, more, page, socket string }{
+		{"the image", images + ":oci", "", "web 200", "websocket 101 echo"},
+		{"the image with Docker's media types", images + ":docker", "", "web 200", "websocket 101 echo"},
+		{"the artifact", images + ":artifact", "", "web 200", "websocket 101 echo"},
+		{"the file", files(t) + "/switchyard.wasm", "", "web 200", "websocket 101 echo"},
+		{"no such image", images + ":none", "", "- 403", "- 403"},
+		{"an image of another sum", images + ":oci", "  sha256: " + strings.Repeat("a", 64) + "\n", "- 403", "- 403"},
+		{"a file of another sum", files(t) + "/switchyard.wasm", "  sha256: " + strings.Repeat("a", 64) + "\n", "- 403", "- 403"},
+		{"no such image, and FAIL_OPEN", images + ":none", "FAIL_OPEN", "web 200", "web 200"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			text := replace(t, shipped(t, "istio/wasmplugin.yaml"), "url: oci://registry.example/switchyard:1\n", "url: "+test.url+"\n"+strings.TrimPrefix(test.more, "FAIL_OPEN"))
+			if test.more == "FAIL_OPEN" {
+				text = replace(t, text, "failStrategy: FAIL_CLOSE", "failStrategy: FAIL_OPEN")
+			}
+			p := gateway(t, text).startAgent(t)
+			if got := p.exchange(t, page).String(); got != test.page {
+				t.Errorf("a page: got %s, want %s", got, test.page)
+			}
+			if got := p.exchange(t, socket).String(); got != test.socket {
+				t.Errorf("a socket: got %s, want %s", got, test.socket)
+			}
+			if test.name == "the image" {
+				t.Run("corpus", func(t *testing.T) { testCorpus(t, p) })
+			}
+		})
 	}
 }
 

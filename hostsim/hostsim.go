@@ -24,6 +24,7 @@ import (
 	"sync"
 	"time"
 
+	bootstrapv3 "github.com/envoyproxy/go-control-plane/envoy/config/bootstrap/v3"
 	"google.golang.org/protobuf/proto"
 
 	"switchyard/hostsim/admin"
@@ -63,7 +64,7 @@ type Source struct {
 	// Apply are files with EnvoyFilters and WasmPlugins, which are applied to the bootstrap as Istio would; see
 	// [switchyard/hostsim/patch].
 	Apply []string
-	// Wasm has the file for each URL of a plugin in them that the Istio agent would fetch.
+	// Wasm has the file that stands for the URL of a plugin, which the Istio agent would fetch, or for a file of the container.
 	Wasm map[string]string
 }
 
@@ -76,13 +77,24 @@ func (s Source) Load() (*Config, error) {
 	if len(s.Apply) == 0 {
 		return load(texts, s.IgnoreUnsupported)
 	}
-	text, warnings, err := s.Render()
+	merged, warnings, err := s.merge(texts)
+	if err != nil {
+		return nil, err
+	}
+	metadata := merged.GetNode().GetMetadata()
+	if metadata != nil {
+		merged.Node.Metadata = nil
+	}
+	text, err := patch.Render(merged)
 	if err != nil {
 		return nil, err
 	}
 	cfg, err := load([]bootstrap.Text{{Name: "rendered " + strings.TrimSuffix(texts[0].Name, ".json"), Data: text}}, s.IgnoreUnsupported)
 	if err != nil {
 		return nil, err
+	}
+	if metadata != nil {
+		cfg.ignored = append(cfg.ignored, errors.New("node.metadata: it says which objects are applied; plugins and expressions do not see it here"))
 	}
 	cfg.warnings = warnings
 	return cfg, nil
@@ -94,6 +106,16 @@ func (s Source) Render() ([]byte, []patch.Warning, error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	merged, warnings, err := s.merge(texts)
+	if err != nil {
+		return nil, nil, err
+	}
+	text, err := patch.Render(merged)
+	return text, warnings, err
+}
+
+// merge makes one bootstrap of the texts and what is applied to them.
+func (s Source) merge(texts []bootstrap.Text) (*bootstrapv3.Bootstrap, []patch.Warning, error) {
 	boot, err := bootstrap.Parse(texts...)
 	if err != nil {
 		return nil, nil, err
@@ -115,8 +137,7 @@ func (s Source) Render() ([]byte, []patch.Warning, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	text, err := patch.Render(merged)
-	return text, warnings, err
+	return merged, warnings, nil
 }
 
 // texts are what the bootstrap is merged of.

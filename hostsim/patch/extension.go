@@ -18,38 +18,31 @@ func (a *application) extensions(listeners []*listenerv3.Listener) error {
 	if len(patches) == 0 {
 		return nil
 	}
-	for _, l := range listeners {
-		for _, chain := range slices.Concat(l.GetFilterChains(), []*listenerv3.FilterChain{l.GetDefaultFilterChain()}) {
-			for _, f := range chain.GetFilters() {
-				manager := &hcmv3.HttpConnectionManager{}
-				if f.GetTypedConfig() == nil || f.GetTypedConfig().UnmarshalTo(manager) != nil {
-					continue
-				}
-				for _, h := range manager.GetHttpFilters() {
-					if h.GetConfigDiscovery() == nil {
-						continue
-					}
-					at := slices.IndexFunc(patches, func(p *patch) bool {
-						return p.is(add) && p.value.(*corev3.TypedExtensionConfig).GetName() == h.GetName()
-					})
-					if at < 0 {
-						continue
-					}
-					p := patches[at]
-					config := proto.Clone(p.value).(*corev3.TypedExtensionConfig).GetTypedConfig()
-					wasm := &httpwasmv3.Wasm{}
-					if config.MessageIs(wasm) && config.UnmarshalTo(wasm) == nil {
-						if err := a.fetch(p.object, p.line, p.path, wasm.GetConfig()); err != nil {
-							return err
-						}
-						config = pack(wasm)
-					}
-					h.ConfigType = &hcmv3.HttpFilter_TypedConfig{TypedConfig: config}
-					p.applied = true
-				}
-				f.ConfigType = &listenerv3.Filter_TypedConfig{TypedConfig: pack(manager)}
+	var failed error
+	eachManager(listeners, func(_ *listenerv3.Listener, _ *listenerv3.FilterChain, manager *hcmv3.HttpConnectionManager) (changed bool) {
+		for _, h := range manager.GetHttpFilters() {
+			at := slices.IndexFunc(patches, func(p *patch) bool {
+				return p.is(add) && p.value.(*corev3.TypedExtensionConfig).GetName() == h.GetName()
+			})
+			if h.GetConfigDiscovery() == nil || at < 0 {
+				continue
 			}
+			p := patches[at]
+			config := proto.CloneOf(p.value.(*corev3.TypedExtensionConfig)).GetTypedConfig()
+			wasm := &httpwasmv3.Wasm{}
+			if config.MessageIs(wasm) && config.UnmarshalTo(wasm) == nil {
+				if err := a.fetch(p.object, p.line, p.path, wasm.GetConfig()); err != nil {
+					failed = err
+				}
+				config = pack(wasm)
+			}
+			h.ConfigType = &hcmv3.HttpFilter_TypedConfig{TypedConfig: config}
+			p.applied, changed = true, true
 		}
+		return changed
+	})
+	if failed != nil {
+		return failed
 	}
 	for _, p := range patches {
 		if p.is(add) && !p.applied {
@@ -58,4 +51,26 @@ func (a *application) extensions(listeners []*listenerv3.Listener) error {
 		}
 	}
 	return nil
+}
+
+// localFiles puts the files of the options in the place of those that a filter names.
+func (a *application) localFiles(listeners []*listenerv3.Listener) {
+	if len(a.options.Wasm) == 0 {
+		return
+	}
+	eachManager(listeners, func(_ *listenerv3.Listener, _ *listenerv3.FilterChain, manager *hcmv3.HttpConnectionManager) (changed bool) {
+		for _, h := range manager.GetHttpFilters() {
+			wasm := &httpwasmv3.Wasm{}
+			if h.GetTypedConfig() == nil || h.GetTypedConfig().UnmarshalTo(wasm) != nil {
+				continue
+			}
+			vm := wasm.GetConfig().GetVmConfig()
+			if file, ok := a.options.Wasm[vm.GetCode().GetLocal().GetFilename()]; ok {
+				vm.Code = localCode(file)
+				h.ConfigType = &hcmv3.HttpFilter_TypedConfig{TypedConfig: pack(wasm)}
+				changed = true
+			}
+		}
+		return changed
+	})
 }

@@ -37,6 +37,20 @@ func isVirtual(l *listenerv3.Listener) bool {
 	return l.GetName() == virtualInbound || l.GetName() == virtualOutbound
 }
 
+// eachManager calls do with each connection manager, and puts it back where do reports that it has changed it.
+func eachManager(listeners []*listenerv3.Listener, do func(*listenerv3.Listener, *listenerv3.FilterChain, *hcmv3.HttpConnectionManager) (changed bool)) {
+	for _, l := range listeners {
+		for _, chain := range slices.Concat(l.GetFilterChains(), []*listenerv3.FilterChain{l.GetDefaultFilterChain()}) {
+			for _, f := range chain.GetFilters() {
+				manager := &hcmv3.HttpConnectionManager{}
+				if f.GetTypedConfig() != nil && f.GetTypedConfig().UnmarshalTo(manager) == nil && do(l, chain, manager) {
+					f.ConfigType = &listenerv3.Filter_TypedConfig{TypedConfig: pack(manager)}
+				}
+			}
+		}
+	}
+}
+
 // context is that of a listener.
 func (p proxy) context(l *listenerv3.Listener) networking.EnvoyFilter_PatchContext {
 	switch {

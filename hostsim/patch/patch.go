@@ -47,7 +47,8 @@ func (w Warning) String() string { return fmt.Sprintf("%s:%d: %s: %s", w.File, w
 
 // Options say what the objects and the bootstrap do not.
 type Options struct {
-	// Wasm has the file for each URL of a plugin that the Istio agent would fetch (oci, http, https).
+	// Wasm has the file that stands for each URL of a plugin that the Istio agent would fetch (oci, http, https), or for a file that is
+	// in the container of the proxy only.
 	Wasm map[string]string
 }
 
@@ -78,6 +79,7 @@ func (o *Objects) Apply(b *bootstrapv3.Bootstrap, options Options) ([]Warning, e
 	if err := a.extensions(static.GetListeners()); err != nil {
 		return nil, err
 	}
+	a.localFiles(static.GetListeners())
 	a.sayWhatDidNothing()
 	slices.SortStableFunc(a.warnings, func(x, y Warning) int {
 		return cmp.Or(cmp.Compare(o.order[x.File], o.order[y.File]), cmp.Compare(x.Line, y.Line))

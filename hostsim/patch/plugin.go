@@ -72,31 +72,21 @@ func (a *application) plugins(plugins []*wasmPlugin) error {
 		}
 		return cmp.Or(x.created.Compare(y.created), strings.Compare(x.id, y.id), strings.Compare(x.namespace, y.namespace))
 	})
-	for _, l := range a.bootstrap.GetStaticResources().GetListeners() {
-		for _, chain := range slices.Concat(l.GetFilterChains(), []*listenerv3.FilterChain{l.GetDefaultFilterChain()}) {
-			port := l.GetAddress().GetSocketAddress().GetPortValue()
-			if destination := chain.GetFilterChainMatch().GetDestinationPort(); destination != nil {
-				port = destination.GetValue()
-			}
-			for _, f := range chain.GetFilters() {
-				manager := &hcmv3.HttpConnectionManager{}
-				if f.GetTypedConfig() == nil || f.GetTypedConfig().UnmarshalTo(manager) != nil {
-					continue
-				}
-				phases := map[extensions.PluginPhase][]*hcmv3.HttpFilter{}
-				for _, p := range selected {
-					if matchesTraffic(p.spec.GetMatch(), a.proxy.context(l), port) {
-						phases[p.spec.GetPhase()] = append(phases[p.spec.GetPhase()], p.filter)
-						p.placed = true
-					}
-				}
-				if len(phases) > 0 {
-					manager.HttpFilters = placePlugins(manager.GetHttpFilters(), phases)
-					f.ConfigType = &listenerv3.Filter_TypedConfig{TypedConfig: pack(manager)}
-				}
+	eachManager(a.bootstrap.GetStaticResources().GetListeners(), func(l *listenerv3.Listener, chain *listenerv3.FilterChain, manager *hcmv3.HttpConnectionManager) bool {
+		port := l.GetAddress().GetSocketAddress().GetPortValue()
+		if destination := chain.GetFilterChainMatch().GetDestinationPort(); destination != nil {
+			port = destination.GetValue()
+		}
+		phases := map[extensions.PluginPhase][]*hcmv3.HttpFilter{}
+		for _, p := range selected {
+			if matchesTraffic(p.spec.GetMatch(), a.proxy.context(l), port) {
+				phases[p.spec.GetPhase()] = append(phases[p.spec.GetPhase()], p.filter)
+				p.placed = true
 			}
 		}
-	}
+		manager.HttpFilters = placePlugins(manager.GetHttpFilters(), phases)
+		return len(phases) > 0
+	})
 	for _, p := range selected {
 		if !p.placed {
 			a.warnings = append(a.warnings, Warning{p.file, p.line, p.name(), "is not applied: no connection manager is of a mode and port in spec.match"})

@@ -2,6 +2,7 @@ package patch
 
 import (
 	"bytes"
+	"fmt"
 	"regexp"
 
 	bootstrapv3 "github.com/envoyproxy/go-control-plane/envoy/config/bootstrap/v3"
@@ -9,13 +10,14 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 )
 
-// Render writes a bootstrap as YAML that Envoy and hostsim read, its fields in the order of their numbers.
+// Render writes a bootstrap as YAML that Envoy and hostsim read, its fields in the order in which Envoy declares them.
 func Render(b *bootstrapv3.Bootstrap) ([]byte, error) {
 	text, err := protojson.MarshalOptions{UseProtoNames: true}.Marshal(b)
 	if err != nil {
 		return nil, err
 	}
-	var doc yaml.Node // JSON is YAML, and nodes keep the order of the keys
+	var doc yaml.Node // JSON is YAML but for these, and nodes keep the order of the keys
+	text = notPrintable.ReplaceAllFunc(text, func(r []byte) []byte { return fmt.Appendf(nil, `\u%04x`, []rune(string(r))[0]) })
 	if err := yaml.Unmarshal(text, &doc); err != nil {
 		return nil, err
 	}
@@ -28,6 +30,9 @@ func Render(b *bootstrapv3.Bootstrap) ([]byte, error) {
 	}
 	return out.Bytes(), encoder.Close()
 }
+
+// notPrintable is what may stand in a JSON string, and not in YAML.
+var notPrintable = regexp.MustCompile(`[\x7f-\x{9f}\x{2028}\x{2029}\x{feff}\x{fffe}\x{ffff}]`)
 
 // plain is what every reader of YAML takes for a string without quotes, if it is none of those words.
 var (

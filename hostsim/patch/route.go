@@ -15,19 +15,13 @@ import (
 // routes patches the route configuration in each connection manager, before the listeners are: what they get by their own patches is
 // not among the routes that Istio sends.
 func (a *application) routes(listeners []*listenerv3.Listener) {
-	for _, l := range listeners {
-		context := a.proxy.context(l)
-		for _, chain := range slices.Concat(l.GetFilterChains(), []*listenerv3.FilterChain{l.GetDefaultFilterChain()}) {
-			for _, f := range chain.GetFilters() {
-				manager := &hcmv3.HttpConnectionManager{}
-				if f.GetTypedConfig() == nil || f.GetTypedConfig().UnmarshalTo(manager) != nil || manager.GetRouteConfig() == nil {
-					continue
-				}
-				a.routeConfiguration(context, manager.GetRouteConfig())
-				f.ConfigType = &listenerv3.Filter_TypedConfig{TypedConfig: pack(manager)}
-			}
+	eachManager(listeners, func(l *listenerv3.Listener, _ *listenerv3.FilterChain, manager *hcmv3.HttpConnectionManager) bool {
+		if manager.GetRouteConfig() == nil {
+			return false
 		}
-	}
+		a.routeConfiguration(a.proxy.context(l), manager.GetRouteConfig())
+		return true
+	})
 }
 
 // routeConfiguration patches one route configuration. Nothing in it can be of different types, so no pass stops.

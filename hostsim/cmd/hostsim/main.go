@@ -33,7 +33,7 @@ type source struct {
 	ConfigPath string            `short:"c" placeholder:"FILE" help:"The bootstrap: .yaml, .yml or .json."`
 	ConfigYAML string            `name:"config-yaml" placeholder:"TEXT" help:"A bootstrap, merged into that of -c."`
 	Apply      []string          `sep:"none" placeholder:"FILE" help:"EnvoyFilters and WasmPlugins to apply as Istio does; may be repeated."`
-	Wasm       map[string]string `mapsep:"none" placeholder:"URL=FILE" help:"The file that stands for the URL of a WasmPlugin; may be repeated."`
+	Wasm       map[string]string `mapsep:"none" placeholder:"URL=FILE" help:"The file that stands for the URL of a plugin, or for a file of the container; may be repeated."`
 }
 
 // renderCommand prints what run would run.

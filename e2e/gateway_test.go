@@ -3,7 +3,9 @@
 package e2e
 
 import (
+	"bytes"
 	"encoding/base64"
+	"encoding/json"
 	"fmt"
 	"io/fs"
 	"net"
@@ -11,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -129,9 +132,19 @@ extensionApis: {enableBackend: true, enableEnvoyPatchPolicy: true}
 		}
 	})
 	gate := slices.ContainsFunc(files, func(text string) bool { return strings.Contains(text, "kind: ClientTrafficPolicy") })
-	p := &proxy{name: "Envoy Gateway", admin: "127.0.0.1:19000", upstreams: u, log: log, listeners: map[string]string{}}
+	p := &proxy{name: "Envoy Gateway", upstreams: u, log: log, listeners: map[string]string{}}
 	client := http.Client{}
 	err := await(exited, func() error {
+		// The port that Envoy Gateway's documentation names for Envoy's admin interface is taken by its own.
+		found, err := filepath.Glob(filepath.Join(home, "run", "*", "admin-address.txt"))
+		if err != nil || len(found) == 0 {
+			return fmt.Errorf("no admin address yet: %v", err)
+		}
+		address, err := os.ReadFile(found[0])
+		if err != nil {
+			return err
+		}
+		p.admin = strings.TrimSpace(string(address))
 		if _, err := get(&client, "http://"+p.admin+"/ready"); err != nil {
 			return err
 		}
@@ -167,25 +180,26 @@ func gatewayRoutes(t *testing.T) string {
 func TestGatewayPatchPolicy(t *testing.T) {
 	if isolated(t) {
 		policy := replace(t, shipped(t, "gateway/patch-policy.yaml"), "filename: /etc/switchyard/switchyard.wasm", "filename: "+require(t, plugin))
-		testGateway(t, startGateway(t, gatewayRoutes(t), policy))
+		testGateway(t, startGateway(t, gatewayRoutes(t), policy), "patch-policy")
 	}
 }
 
 func TestGatewayExtensionPolicyHTTP(t *testing.T) {
 	if isolated(t) {
 		policy := replace(t, shipped(t, "gateway/extension-policy-http.yaml"), "https://files.example/", files(t)+"/")
-		testGateway(t, startGateway(t, gatewayRoutes(t), shipped(t, "gateway/gate.yaml"), policy))
+		testGateway(t, startGateway(t, gatewayRoutes(t), shipped(t, "gateway/gate.yaml"), policy), "extension-policy-http")
 	}
 }
 
 func TestGatewayExtensionPolicyImage(t *testing.T) {
 	if isolated(t) {
 		policy := replace(t, shipped(t, "gateway/extension-policy-image.yaml"), "oci://registry.example/switchyard:1", "oci://"+registry(t)+":oci")
-		testGateway(t, startGateway(t, gatewayRoutes(t), shipped(t, "gateway/gate.yaml"), policy))
+		testGateway(t, startGateway(t, gatewayRoutes(t), shipped(t, "gateway/gate.yaml"), policy), "extension-policy-image")
 	}
 }
 
-func testGateway(t *testing.T, p *proxy) {
+func testGateway(t *testing.T, p *proxy, golden string) {
+	t.Run("what Envoy gets", func(t *testing.T) { testDump(t, p, golden) })
 	t.Run("corpus", func(t *testing.T) { testCorpus(t, p) })
 	t.Run("spoofed metadata", func(t *testing.T) { testSpoofedMetadata(t, p) })
 	t.Run("ignored offers", func(t *testing.T) { testIgnoredOffers(t, p) })
@@ -202,6 +216,61 @@ func TestEveryGatewayFileIsTested(t *testing.T) {
 	want := []string{"gateway/extension-policy-http.yaml", "gateway/extension-policy-image.yaml", "gateway/gate.yaml", "gateway/patch-policy.yaml", "gateway/routes.yaml"}
 	if !slices.Equal(found, want) {
 		t.Errorf("shipped are %q, tested %q", found, want)
+	}
+}
+
+// What Envoy Gateway makes of the files is in testdata/gateway: the listener and the routes. UPDATE=1 writes it.
+func testDump(t *testing.T, p *proxy, golden string) {
+	text, err := get(&http.Client{}, "http://"+p.admin+"/config_dump")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var dump struct {
+		Configs []struct {
+			Listeners []struct {
+				Name  string
+				State struct{ Listener any } `json:"active_state"`
+			} `json:"dynamic_listeners"`
+			Routes []struct {
+				Config any `json:"route_config"`
+			} `json:"dynamic_route_configs"`
+		}
+	}
+	if err := json.Unmarshal(text, &dump); err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]any{}
+	var routes []any
+	for _, c := range dump.Configs {
+		for _, l := range c.Listeners {
+			if l.Name == "default/edge/http" {
+				got["listener"] = l.State.Listener
+			}
+		}
+		for _, r := range c.Routes {
+			routes = append(routes, r.Config)
+		}
+	}
+	got["routes"] = routes
+	made, err := json.MarshalIndent(got, "", "  ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// What is another each time: where the plugin was built, what its bytes are, and where Envoy Gateway serves it.
+	made = append(regexp.MustCompile(`[0-9a-f]{64}|[0-9A-Za-z_-]{43}=`).ReplaceAll(made, []byte("DIGEST")), '\n')
+	made = bytes.ReplaceAll(made, []byte(require(t, plugin)), []byte("bin/switchyard.wasm"))
+	file := filepath.Join("testdata/gateway", golden+".json")
+	if os.Getenv("UPDATE") != "" {
+		if err := os.WriteFile(file, made, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), string(made)); diff != "" {
+		t.Errorf("what Envoy gets (-want +got):\n%s", diff)
 	}
 }
 

@@ -59,9 +59,6 @@ filter-tinygo: go ## Build bin/switchyard-tinygo.wasm with an installed TinyGo
 	$(TINYGO) build -target=wasip1 -no-debug -opt=z -scheduler=none -tags custommalloc -ldflags='-X main.version=$(VERSION)' -o bin/switchyard-tinygo.wasm ./filter/plugin
 	$(GO) run ./filter/plugin/trimexports bin/switchyard-tinygo.wasm
 
-# Modules of their own, for what they depend on.
-nested := filter/image e2e/istio e2e/gateway e2e/world/go
-
 # IMAGE=registry.example/switchyard:1 also pushes it.
 IMAGE ?=
 
@@ -150,6 +147,7 @@ check: go ## Check form and find mistakes: gofmt, go vet, staticcheck
 	if [ -n "$$unformatted" ]; then echo "not formatted, run gofmt -w on:" $$unformatted >&2; exit 1; fi
 	$(GO) vet ./...
 	$(GO) vet -tags soak,world,istio,gateway ./e2e
+	$(GO) -C filter/image vet .
 	GOOS=wasip1 GOARCH=wasm $(GO) vet ./filter/...
 	$(GO) run $(STATICCHECK) ./...
 

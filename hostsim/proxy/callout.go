@@ -195,7 +195,7 @@ func (s *stream) settle() {
 		s.callout.asks()
 		return
 	}
-	if len(s.settling) == 0 {
+	if !s.unsettled.Load() {
 		return
 	}
 	s.mu.Lock()
@@ -210,6 +210,7 @@ func (s *stream) settleLocked() {
 		s.settling[i] = nil
 	}
 	s.settling = s.settling[:0]
+	s.unsettled.Store(false)
 }
 
 func (c *callout) cancel() {

@@ -5,8 +5,11 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"runtime"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -154,5 +157,53 @@ func TestGRPCCallouts(t *testing.T) {
 				t.Errorf("trace\n%s\nwants\n%s", trace, tt.want)
 			}
 		})
+	}
+}
+
+// Many clients at once, with everything that lets goroutines of callouts,
+// ticks and queues act on streams of others; afterwards nothing is left.
+func TestGuestsUnderLoad(t *testing.T) {
+	before := runtime.NumGoroutine()
+	web := newUpstream(t, ok)
+	s, address := withGuest(t, Options{Concurrency: 2}, "root_id: r", map[string]string{"web": web.Addr().String()})
+	const call = "rqh:call web GET /called 1000;rqh:ret 1;call:eff self;"
+	scripts := []string{
+		"rqh:ret 0",
+		call + "call:add 0 x-a b;call:prop request/path;call:cont 0",
+		call + "call:reply 403 no",
+		call + "call:close 0",
+		"rqh:call web GET /called 1000;call:eff self;call:prop request/path;call:map 0;call:cont 0",
+		"rqb:call web GET /called 1000;rqb:ret 1;call:eff self;call:bufsize 0;call:cont 0",
+		"rsh:call web GET /called 1000;rsh:ret 1;call:eff self;call:rep 2 x-a b;call:cont 1",
+		"rsb:ret 1;rsb#2:ret 0",
+		"rqh:tick 5;rqh:ret 1;tick:eff self;tick:cont 0",
+		"rqh:register q;rqh:enqueue 1 x;queue:dequeue 1;queue:eff 2;queue:map 0",
+		"log:call web GET /late 1000",
+		"rqh:forget;rqh:eff 1;rqh:prop request/path",
+	}
+	var clients sync.WaitGroup
+	for n := range 8 {
+		clients.Go(func() {
+			client := &http.Client{Transport: &http.Transport{}, Timeout: 500 * time.Millisecond}
+			defer client.CloseIdleConnections()
+			for i := range 40 {
+				request, _ := http.NewRequestWithContext(t.Context(), "POST", "http://"+address+"/", strings.NewReader("hello"))
+				request.Header.Set("x-do", scripts[(i*7+n)%len(scripts)])
+				if response, err := client.Do(request); err == nil { // some are closed, and some wait for ever
+					io.Copy(io.Discard, response.Body)
+					response.Body.Close()
+				}
+			}
+		})
+	}
+	clients.Wait()
+	if status, _ := do(t, address, "GET", "rqh:ret 0", ""); status != 200 {
+		t.Errorf("afterwards a plain request gets %d, want 200", status)
+	}
+	http.DefaultClient.CloseIdleConnections()
+	s.Close()
+	web.Close()
+	for runtime.NumGoroutine() > before+2 { // the test's time limit ends it; those of closed connections take a moment
+		runtime.Gosched()
 	}
 }

@@ -51,6 +51,7 @@ func (s *stream) wake() {
 		if c := answering[1+s.conn.worker]; c != nil && c.upstream != nil && !c.passed {
 			c.passed = true
 			s.settling = append(s.settling, c)
+			s.unsettled.Store(true)
 		}
 	}
 	w := &s.wakeUp

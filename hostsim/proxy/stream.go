@@ -57,12 +57,13 @@ type stream struct {
 	aborted            *localReply // why a filter has ended the stream, when it was too late for a reply
 	responseBegun      bool
 	wakeUp             wakeUp
-	released           bool       // the connection to the upstream was given back before the response was sent
-	settling           []*callout // whose connections are given back when this stream has got its own
-	keepUpstream       bool       // that connection can serve another request
-	callout            *callout   // the client, where it is a plugin
-	answerShown        bool       // the same for what came behind a 101
-	shown              bool       // what came behind a handshake was given to the filters
+	released           bool        // the connection to the upstream was given back before the response was sent
+	unsettled          atomic.Bool // there is something in settling
+	settling           []*callout  // whose connections are given back when this stream has got its own
+	keepUpstream       bool        // that connection can serve another request
+	callout            *callout    // the client, where it is a plugin
+	answerShown        bool        // the same for what came behind a 101
+	shown              bool        // what came behind a handshake was given to the filters
 
 	start           time.Time
 	requestComplete time.Time

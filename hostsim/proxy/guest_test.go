@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bufio"
 	"fmt"
 	"io"
 	"net"
@@ -205,5 +206,20 @@ func TestGuestsUnderLoad(t *testing.T) {
 	web.Close()
 	for runtime.NumGoroutine() > before+2 { // the test's time limit ends it; those of closed connections take a moment
 		runtime.Gosched()
+	}
+}
+
+func TestCalloutsWithContent(t *testing.T) {
+	web := newUpstream(t, func(head string, c net.Conn, r *bufio.Reader) {
+		if strings.HasPrefix(head, "POST /c") {
+			io.CopyN(io.Discard, r, 5)
+		}
+		ok(head, c, r)
+	})
+	_, address := withGuest(t, Options{}, "root_id: r", map[string]string{"web": web.Addr().String()})
+	status, _ := do(t, address, "GET", "rqh:call web POST /c 1000 hello;rqh:ret 1;call:buf 4 0 10;call:eff self;call:cont 0", "")
+	_, trace := do(t, address, "GET", "rqh:dump", "")
+	if want := "  buf 4 0 10 = 0 ok\n"; status != 200 || !strings.Contains(trace, want) {
+		t.Errorf("status %d, trace\n%s\nwants\n%s", status, trace, want)
 	}
 }

@@ -267,6 +267,9 @@ func (s *stream) requestHasCome() {
 // head, before a connection to an upstream is open: malformed chunks behind the
 // head, without taking them, and a client that is gone.
 func (s *stream) spoiled() *localReply {
+	if s.callout != nil { // there is no client
+		return nil
+	}
 	size := 0
 	if !s.body.done && !s.upgrade && s.body.kind != bodyStream {
 		s.conn.readAhead(&s.conn.in)

@@ -42,7 +42,7 @@ var listenerPort = regexp.MustCompile(`\b(port_value: *)(100[0-9][0-9]|9901)\b`)
 
 // startNodiff runs the bootstrap. An error says why there is no proxy, in the
 // words of the peer.
-func startNodiff(p peer, binary, bootstrap, dir string) (*nodiffProxy, error) {
+func startNodiff(p peer, binary, bootstrap, dir string, flags ...string) (*nodiffProxy, error) {
 	u, err := startScriptedUpstreams()
 	if err != nil {
 		return nil, err
@@ -58,6 +58,7 @@ func startNodiff(p peer, binary, bootstrap, dir string) (*nodiffProxy, error) {
 		return nil, err
 	}
 	args := append(slices.Clone(p.args), "-c", file, "--admin-address-path", adminFile, "--concurrency", "1", "--use-dynamic-base-id", "-l", "warning")
+	args = append(args, flags...)
 	if p.name == envoy140.name || takesFlushInterval(binary, file) {
 		args = append(args, "--file-flush-interval-msec", "5")
 	}

@@ -168,11 +168,8 @@ func (h *handler) drainListeners(p params) response {
 	if p.has("inboundonly") {
 		what = proxy.InboundListeners
 	}
-	if keep := p.has("skip_exit"); keep || p.has("graceful") {
-		h.server.DrainListeners(what, keep)
-	} else {
-		h.server.StopListeners(what)
-	}
+	keep := p.has("skip_exit")
+	h.server.DrainListeners(what, !keep && !p.has("graceful"), keep)
 	return text(200, "OK\n")
 }
 

@@ -26,7 +26,7 @@ type cluster struct {
 	protocol       upstreamProtocol
 	tls            *transportSocket
 	http2          http2Options
-	http2Stats     http2Stats
+	http2Stats     func() *http2Stats
 	// The most that a response head may have, in bytes and fields.
 	maxResponseHead, maxResponseFields int
 	breakers                           [2]breaker // by routing priority

@@ -26,6 +26,14 @@ func (l *lifetime) begin(m *hcm, now time.Time) {
 // at once.
 func (c *connection) age(now time.Time) (end bool) {
 	l := &c.life
+	if c.deadline.CompareAndSwap(true, false) {
+		if !c.served {
+			return true
+		}
+		if l.over.IsZero() {
+			l.over = now.Add(c.hcm.drainTimeout)
+		}
+	}
 	if l.old.IsZero() || now.Before(l.old) {
 		return false
 	}
@@ -51,7 +59,7 @@ func (c *connection) ending(now time.Time) bool {
 	l := &c.life
 	if l.over.IsZero() && c.listener.drainClose(now) {
 		l.over = now.Add(c.hcm.drainTimeout)
-		c.hcm.stats.drainCloses.Add(1)
+		c.countDrain()
 	}
 	return !l.over.IsZero()
 }

@@ -43,9 +43,13 @@ func (s *Server) FailHealthChecks(fail bool) {
 
 // DrainListeners begins to drain connections: responses say "connection:
 // close", under the gradual strategy the more likely the more of DrainTime has
-// passed, and drained connections are closed after drain_timeout. Then, unless
-// keep, the listeners stop. A second call changes nothing.
-func (s *Server) DrainListeners(what Direction, keep bool) {
+// passed, and what is left is drained near the end of it. With stop the
+// listeners stop at once, with neither stop nor keep when DrainTime has passed.
+// A second call starts nothing anew.
+func (s *Server) DrainListeners(what Direction, stop, keep bool) {
+	if stop {
+		s.StopListeners(what)
+	}
 	d := &s.drains
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -54,8 +58,48 @@ func (s *Server) DrainListeners(what Direction, keep bool) {
 	}
 	d.what, d.deadline = what, time.Now().Add(s.options.DrainTime)
 	d.begun.Store(true)
-	if !keep {
+	if !stop && !keep {
 		d.timer = time.AfterFunc(s.options.DrainTime, func() { s.StopListeners(what) })
+	}
+	s.conns.mu.Lock()
+	defer s.conns.mu.Unlock()
+	for c := range s.conns.open {
+		c.awaitDrainDeadline()
+	}
+}
+
+// awaitDrainDeadline sees to it that the connection is gone when the drain time
+// has passed: at some point in the last third of it, early enough for
+// drain_timeout, it is drained whatever it does. Envoy does not do so where
+// drain_timeout is longer than that third.
+func (c *connection) awaitDrainDeadline() {
+	s := c.server
+	if c.listener == nil || !s.drains.concerns(c.listener) {
+		return
+	}
+	last := time.Until(s.drains.deadline) - c.hcm.drainTimeout
+	first := max(last-(s.options.DrainTime-c.hcm.drainTimeout-s.options.DrainTime*2/3), 0)
+	if c.hcm.drainTimeout < s.options.DrainTime/3 && last > first {
+		time.AfterFunc(first+rand.N(last-first), c.drainDeadline)
+	}
+}
+
+// drainDeadline drains the connection: it is closed if it has served nothing
+// yet, its tunnel ends, and a request under way is its last.
+func (c *connection) drainDeadline() {
+	c.deadline.Store(true)
+	c.countDrain()
+	if t := c.tunnel.Load(); t != nil {
+		t.end("on_drain_deadline", "")
+	} else if c.idle.Load() {
+		c.SetReadDeadline(past)
+	}
+}
+
+// countDrain counts a connection that is drained because the server is.
+func (c *connection) countDrain() {
+	if c.counted.CompareAndSwap(false, true) {
+		c.hcm.stats.drainCloses.Add(1)
 	}
 }
 
@@ -76,6 +120,11 @@ func (d *drains) close() {
 	}
 }
 
+// concerns says whether a drain that has begun is about the listener.
+func (d *drains) concerns(l *listener) bool {
+	return d.begun.Load() && !l.isAdmin && (d.what == AllListeners || l.inbound)
+}
+
 // drainClose says whether a response that begins now is to drain its
 // connection (DrainManagerImpl::drainClose).
 func (l *listener) drainClose(now time.Time) bool {
@@ -86,7 +135,7 @@ func (l *listener) drainClose(now time.Time) bool {
 	if d.failed.Load() && !l.modifyOnly {
 		return true
 	}
-	if !d.begun.Load() || d.what == InboundListeners && !l.inbound {
+	if !d.concerns(l) {
 		return false
 	}
 	left, all := d.deadline.Sub(now), l.server.options.DrainTime

@@ -53,7 +53,7 @@ func (c *connection) serveHTTP2() (byPeer bool) {
 	c.SetReadDeadline(time.Time{})
 	r := bufio.NewReaderSize(io.MultiReader(bytes.NewReader(c.in.buffered()), c.Conn), bodyBuffer)
 	h := &http2Server{client: c}
-	h.http2Conn = newHTTP2Conn(c.Conn, r, &m.http2, m.maxHeaders, m.maxHeadBytes, &c.server.http2Stats)
+	h.http2Conn = newHTTP2Conn(c.Conn, r, &m.http2, m.maxHeaders, m.maxHeadBytes, c.server.http2Stats())
 	h.underscores = m.underscores
 	h.onOpen = h.serveStream
 	defer h.close(errHTTP2Closed)
@@ -535,7 +535,7 @@ type http2Stats struct {
 	underscoresDropped, underscoresRejected, connections          *Stat
 }
 
-func newHTTP2Stats(stats *Stats, prefix string, client bool) http2Stats {
+func newHTTP2Stats(stats *Stats, prefix string, client bool) *http2Stats {
 	prefix += "http2."
 	stats.zero(prefix, "cookies_total_bytes_too_large", "goaway_sent", "headers_cb_no_stream",
 		"inbound_empty_frames_flood", "inbound_priority_frames_flood", "inbound_window_update_frames_flood", "keepalive_timeout",
@@ -546,7 +546,7 @@ func newHTTP2Stats(stats *Stats, prefix string, client bool) http2Stats {
 	if client {
 		side = "upstream"
 	}
-	return http2Stats{
+	return &http2Stats{
 		active: stats.Gauge(prefix + "streams_active"), trailers: stats.Stat(prefix + "trailers"),
 		messagingErrors: stats.Stat(prefix + "rx_messaging_error"), resetsReceived: stats.Stat(prefix + "rx_reset"),
 		resetsSent: stats.Stat(prefix + "tx_reset"), streamsRefused: stats.Stat(prefix + "stream_refused_errors"),

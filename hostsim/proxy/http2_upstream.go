@@ -247,7 +247,7 @@ func (b *builder) upstreamProtocol(path string, cl *cluster, c *upstreamhttpv3.H
 		cl.protocol, options = upstreamAuto, o.AutoConfig.GetHttp2ProtocolOptions()
 	}
 	cl.http2 = newHTTP2Options(options)
-	cl.http2Stats = newHTTP2Stats(&b.server.Stats, "cluster."+cl.statName+".", true)
+	cl.http2Stats = sync.OnceValue(func() *http2Stats { return newHTTP2Stats(&b.server.Stats, "cluster."+cl.statName+".", true) })
 	return nil
 }
 
@@ -267,7 +267,7 @@ type http2Client struct {
 func (p *pool) newHTTP2Client(up *upstreamConn) *http2Client {
 	c := p.host.cluster
 	h := &http2Client{pool: p, secure: up.secure}
-	h.http2Conn = newHTTP2Conn(up.Conn, bufio.NewReaderSize(up.Conn, bodyBuffer), &c.http2, c.maxResponseFields, c.maxResponseHead, &c.http2Stats)
+	h.http2Conn = newHTTP2Conn(up.Conn, bufio.NewReaderSize(up.Conn, bodyBuffer), &c.http2, c.maxResponseFields, c.maxResponseHead, c.http2Stats())
 	h.next = 1
 	h.onChange = h.changed
 	h.out = append(h.out, http2.ClientPreface...)

@@ -102,6 +102,9 @@ type connection struct {
 	life   lifetime
 
 	watching chan struct{} // closed when the watcher is through
+	idle     atomic.Bool   // waits for a request
+	deadline atomic.Bool   // drainDeadline wants something
+	counted  atomic.Bool   // see countDrain
 	tunnel   atomic.Pointer[tunnel]
 }
 
@@ -172,6 +175,8 @@ func (c *connection) awaitRequest() (more, byPeer bool) {
 	if len(c.in.buffered()) > 0 {
 		return true, false
 	}
+	c.idle.Store(true)
+	defer c.idle.Store(false)
 	m := c.hcm
 	var idle time.Time
 	if m.idleTimeout > 0 {
@@ -179,6 +184,9 @@ func (c *connection) awaitRequest() (more, byPeer bool) {
 	}
 	for {
 		c.SetReadDeadline(earliest(idle, c.life.old, c.life.over))
+		if c.deadline.Load() { // it came before
+			c.SetReadDeadline(past)
+		}
 		err := c.in.fill(1)
 		if err == nil {
 			return true, false
@@ -336,6 +344,7 @@ func (s *Server) newConnection(l *listener, worker int, conn net.Conn) *connecti
 	s.conns.next++
 	s.conns.open[c] = struct{}{}
 	s.conns.wg.Add(1)
+	c.awaitDrainDeadline()
 	return c
 }
 

@@ -76,7 +76,7 @@ type Server struct {
 	// How many connections to upstreams there were.
 	connectionIDs atomic.Uint64
 
-	http2Stats http2Stats // downstream
+	http2Stats func() *http2Stats // downstream; Envoy makes them with the first connection
 
 	stats  serverStats
 	layers []runtimeLayer
@@ -147,7 +147,7 @@ func build(ctx context.Context, boot *bootstrap.Bootstrap, options Options, list
 		options: options, clusters: map[string]*cluster{}, logs: map[string]*logFile{},
 		localIP: localIP(), closing: make(chan struct{}), stop: stop, pipes: newPipes(),
 	}
-	s.http2Stats = newHTTP2Stats(&s.Stats, "", false)
+	s.http2Stats = sync.OnceValue(func() *http2Stats { return newHTTP2Stats(&s.Stats, "", false) })
 	s.conns.open = map[*connection]struct{}{}
 	b := &builder{began: time.Now(), ctx: ctx, background: background, boot: boot, server: s, clusters: map[string]bool{}}
 	if err := b.build(listen); err != nil {

@@ -1,0 +1,495 @@
+package e2e
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// adminRequests are asked of every bootstrap, before and after traffic.
+var adminRequests = []string{
+	"GET /ready", "POST /ready", "HEAD /ready", "GET //ready", "GET /%72eady", "GET /ready?x=1",
+	"GET /help", "GET /nosuch", "GET /stats/", "HEAD /nosuch",
+	"GET /listeners", "GET /listeners?format=json", "GET /listeners?format=nonsense",
+	"GET /clusters", "GET /clusters?format=json", "GET /clusters?filter=web", "GET /clusters?filter=[",
+	"GET /stats", "GET /stats?usedonly", "GET /stats?filter=downstream_rq", "GET /stats?filter=downstream_rq&invert_filter", "GET /stats?filter=a(b",
+	"GET /stats?filter=a)b", "GET /stats?filter=*", "GET /stats?filter=x{2,1}", "GET /stats?filter=[z-a]", "GET /stats?filter=a%5C",
+	"GET /stats?type=Gauges", "GET /stats?type=Counters&usedonly", "GET /stats?type=Histograms", "GET /stats?type=TextReadouts", "GET /stats?type=nonsense",
+	"GET /stats?format=json", "GET /stats?format=json&usedonly", "GET /stats?format=json&filter=nothing", "GET /stats?format=nonsense",
+	"GET /stats?format=json&histogram_buckets=cumulative", "GET /stats?format=json&histogram_buckets=disjoint", "GET /stats?format=json&histogram_buckets=detailed",
+	"GET /stats?histogram_buckets=cumulative", "GET /stats?histogram_buckets=disjoint", "GET /stats?histogram_buckets=detailed", "GET /stats?histogram_buckets=nonsense",
+	"GET /stats/prometheus", "GET /stats?format=prometheus&usedonly", "GET /stats/prometheus?filter=upstream_rq", "GET /stats/prometheus?histogram_buckets=summary",
+	"GET /stats/prometheus?histogram_buckets=detailed",
+	"GET /config_dump", "GET /config_dump?include_eds", "GET /config_dump?resource=static_clusters", "GET /config_dump?resource=static_clusters&mask=cluster.name",
+	"GET /config_dump?resource=dynamic_listeners", "GET /config_dump?resource=bootstrap", "GET /config_dump?resource=nosuch", "GET /config_dump?mask=bootstrap.admin",
+	"GET /config_dump?mask=nosuch", "GET /config_dump?name_regex=web", "GET /config_dump?name_regex=[",
+	"GET /server_info", "GET /certs", "GET /init_dump", "GET /runtime", "GET /hot_restart_version", "GET /contention",
+	"GET /logging", "PUT /logging", "POST /logging", "POST /logging?level=bogus", "POST /logging?nosuch=info", "POST /logging?paths=wasm:debug,http:error",
+	"POST /logging?paths=wasm", "POST /logging?level=warning&wasm=info", "POST /logging?group=wasm:info", "POST /logging?level=", "POST /logging?level=warning",
+	"GET /quitquitquit", "GET /drain_listeners", "GET /healthcheck/fail", "GET /reset_counters", "POST /healthcheck/ok", "POST /reopen_logs",
+	"POST /runtime_modify", "POST /runtime_modify?a=b", "GET /stats/recentlookups", "POST /stats/recentlookups/clear",
+	"POST /healthcheck/fail", "GET /ready ", "GET /stats?filter=server.live", "POST /healthcheck/ok ", "GET /ready  ",
+	"POST /reset_counters", "GET /stats?type=Counters",
+}
+
+// adminBootstraps are the files of testdata/nodiff whose endpoints are
+// compared, each with the cases that are played in between.
+var adminBootstraps = []string{"plain", "upgrades", "wasm", "dns", "unreachable", "retries", "rbac", "runtime", "direct", "breakers"}
+
+// The admin interface of hostsim says what Envoy's says: on ten bootstraps,
+// right after the start and again when both have seen the same traffic.
+func TestAdminNodiff(t *testing.T) {
+	simulator, real := require(t, hostsim), require(t, envoy140)
+	require(t, plugin)
+	for _, name := range adminBootstraps {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			text, err := os.ReadFile("testdata/nodiff/" + name + ".yaml")
+			if err != nil {
+				t.Fatal(err)
+			}
+			file, err := readNodiffFile("testdata/nodiff/" + name + ".txt")
+			if err != nil {
+				t.Fatal(err)
+			}
+			bootstrap := "stats_flush_on_admin: true\n" + string(text)
+			sides := [2]*nodiffProxy{}
+			for i, p := range []peer{envoy140, hostsim} {
+				binary := real
+				if i == 1 {
+					binary = simulator
+				}
+				if sides[i], err = startNodiff(p, binary, bootstrap, t.TempDir()); err != nil {
+					t.Fatal(err)
+				}
+				defer sides[i].close()
+			}
+			var answers [2][]string
+			both := func(f func(x *nodiffProxy) []string) {
+				var wg sync.WaitGroup
+				for i, x := range sides {
+					wg.Go(func() { answers[i] = append(answers[i], f(x)...) })
+				}
+				wg.Wait()
+			}
+			ask := func(when string) {
+				both(func(x *nodiffProxy) []string {
+					var list []string
+					for _, r := range adminRequests {
+						list = append(list, when+": "+r+"\n"+x.adminAnswer(t, r))
+					}
+					return list
+				})
+			}
+			ask("at the start")
+			cases := file.cases[:min(len(file.cases), 6)]
+			both(func(x *nodiffProxy) []string {
+				for _, c := range cases {
+					if _, err := x.run(c, asWritten, nil); err != nil {
+						t.Error(err)
+					}
+				}
+				return nil
+			})
+			ask("after traffic")
+			for i, want := range answers[0] {
+				if diff := cmp.Diff(strings.Split(want, "\n"), strings.Split(answers[1][i], "\n")); diff != "" {
+					label, _, _ := strings.Cut(want, "\n")
+					t.Errorf("%s (-envoy +hostsim):\n%s", label, diff)
+				}
+			}
+			t.Logf("%d answers compared, %d cases in between", len(answers[0]), len(cases))
+		})
+	}
+}
+
+// adminAnswer asks and returns status, fields and content, without what differs
+// from run to run or is known to differ.
+func (x *nodiffProxy) adminAnswer(t *testing.T, r string) string {
+	method, target, _ := strings.Cut(strings.TrimSpace(r), " ")
+	conn, err := net.Dial("tcp", strings.TrimPrefix(x.admin, "http://"))
+	if err != nil {
+		t.Error(err)
+		return ""
+	}
+	w := newWire(conn.(*net.TCPConn))
+	defer w.c.Close()
+	w.send(method + " " + target + " HTTP/1.1\r\nHost: admin\r\n\r\n")
+	var all []reply
+	if !w.until(30*time.Second, func(data []byte) bool {
+		all, _ = replies(data, []string{method}, false)
+		return count(all) > 0
+	}) {
+		return "no answer"
+	}
+	a := all[0]
+	content := a.content
+	if strings.HasPrefix(target, "/stats") && a.status() == 200 {
+		content = knownStats(content, strings.Contains(target, "usedonly"))
+	}
+	if slices.ContainsFunc(a.fields, func(f string) bool { return f == "content-type: application/json" }) {
+		content = sortedJSON(content)
+	} else if strings.HasPrefix(target, "/clusters") && a.status() == 200 { // Envoy's order is that of a hash table
+		lines := strings.Split(content, "\n")
+		slices.Sort(lines)
+		content = strings.Join(lines, "\n")
+	}
+	return x.masked(a.start + "\n" + strings.Join(a.fields, "\n") + "\n\n" + content)
+}
+
+// masked hides what is different in each process.
+func (x *nodiffProxy) masked(s string) string {
+	var names []string
+	for name, addr := range x.listeners {
+		_, port, _ := net.SplitHostPort(addr)
+		names = append(names, addr, "<listener "+name+">", `"port_value": `+port+"\n", `"port_value": <listener `+name+">\n")
+	}
+	for i, server := range x.upstreams.servers {
+		port := fmt.Sprint(server.port)
+		names = append(names, "127.0.0.1:"+port, "<"+upstreamPorts[i].name+">", `"port_value": `+port+"\n", `"port_value": <`+upstreamPorts[i].name+">\n")
+	}
+	names = append(names, x.dir, "<dir>")
+	s = strings.NewReplacer(names...).Replace(s)
+	s = dateValue.ReplaceAllString(s, "<date>")
+	for _, m := range adminMasks {
+		s = m.find.ReplaceAllString(s, m.put)
+	}
+	return s
+}
+
+// adminMasks are differences by design: hostsim says that it is not Envoy, has
+// another memory, and leaves out what is about Envoy's insides.
+var adminMasks = []struct {
+	find *regexp.Regexp
+	put  string
+}{
+	{regexp.MustCompile(`"(last_updated|uptime_current_epoch|uptime_all_epochs)": ".*"`), `"$1": <time>`},
+	{regexp.MustCompile(`"(version)": "[^"/]*/1\.40\.0/.*"`), `"$1": <version>`},
+	{regexp.MustCompile(`"(revision.sha|ssl.version)": ".*"`), `"$1": <build>`},
+	{regexp.MustCompile(`FieldMask (goo.gle/debug\w*\s*)?paths: `), "FieldMask paths: "},
+	{regexp.MustCompile(`"base_id": ".*"`), `"base_id": <id>`},
+	{regexp.MustCompile(`goo\.gle/debug\w*.*fields.*HUNDRED.*`), "<fraction>"},
+	{regexp.MustCompile(`\{\\"denominator\\":.*\}`), "<fraction>"},
+}
+
+// knownStats hides values that depend on the machine, and takes out what is not
+// compared; hiddenStats says why.
+func knownStats(content string, used bool) string {
+	if strings.HasPrefix(content, "{") {
+		return content // see sortedJSON
+	}
+	var lines []string
+	for line := range strings.Lines(content) {
+		if line = hideStat(line); !strings.HasSuffix(line, "<hidden>\n") || !used {
+			lines = append(lines, line)
+		}
+	}
+	return strings.Join(lines, "")
+}
+
+// hiddenStats are those whose values are not compared, their names are.
+var hiddenStats = []struct {
+	name *regexp.Regexp
+	why  string
+}{
+	{regexp.MustCompile(`^(envoy_)?server[._](memory_|uptime|version|stats_recent_lookups|initialization_time_ms|total_connections)`), "the process itself"},
+	{regexp.MustCompile(`^(envoy_)?filesystem[._]`), "how Envoy writes its access logs"},
+	{regexp.MustCompile(`watchdog_(mega_)?miss`), "a busy machine"},
+	{regexp.MustCompile(`^(envoy_)?(http|listener)[._](admin[._]|.*conn_manager_prefix="admin")`), "the test waits for the start as long as it takes"},
+	{regexp.MustCompile(`^envoy_(listener_admin|http_downstream).*(admin)?`), "the same for Prometheus"},
+	{regexp.MustCompile(`(cx_length_ms|cx_connect_ms|rq_time|_ms)(_bucket|_sum|_count)?(\{.*\})?$`), "times"},
+	{regexp.MustCompile(`downstream_cx_tx_bytes_total|upstream_cx_rx_bytes_total`), "x-envoy-upstream-service-time has one digit or more"},
+	{regexp.MustCompile(`connections_accepted_per_socket_event`), "how many connections wait when Envoy looks"},
+	{regexp.MustCompile(`dns[._]cares`), "how often the test's patience let names be asked for"},
+}
+
+var statLine = regexp.MustCompile(`^([^ :]+|[^ ]+\{.*\}):? (.*)\n?$`)
+
+func hideStat(line string) string {
+	if strings.HasPrefix(line, "#") || strings.TrimSpace(line) == "" {
+		return line
+	}
+	m := statLine.FindStringSubmatch(line)
+	if m == nil {
+		return line
+	}
+	for _, h := range hiddenStats {
+		if h.name.MatchString(m[1]) {
+			return m[1] + " <hidden>\n"
+		}
+	}
+	return line
+}
+
+// sortedJSON prints JSON with its keys in order; lists of what has a name are
+// sorted too, where Envoy's order is that of a hash table.
+func sortedJSON(text string) string {
+	var v any
+	if err := json.Unmarshal([]byte(text), &v); err != nil {
+		return "not JSON: " + text
+	}
+	v = ordered(v)
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	e.SetIndent("", " ")
+	if err := e.Encode(v); err != nil {
+		return err.Error()
+	}
+	// What follows a port tells it from a longer number.
+	return regexp.MustCompile(`("port_value": [0-9]+),\n`).ReplaceAllString(b.String(), "$1\n")
+}
+
+func ordered(v any) any {
+	switch v := v.(type) {
+	case map[string]any:
+		delete(v, "extensions") // of the node: what Envoy was built with
+		if name, ok := v["name"].(string); ok && len(v) == 2 {
+			for _, h := range hiddenStats {
+				if h.name.MatchString(name) {
+					for key := range v {
+						if key != "name" {
+							v[key] = "<hidden>"
+						}
+					}
+				}
+			}
+		}
+		if name, ok := v["name"].(string); ok && v["totals"] != nil {
+			for _, h := range hiddenStats {
+				if h.name.MatchString(name) {
+					return map[string]any{"name": name}
+				}
+			}
+		}
+		for key := range v {
+			v[key] = ordered(v[key])
+		}
+		if clusters, ok := v["cluster_statuses"].([]any); ok {
+			slices.SortFunc(clusters, func(a, b any) int {
+				return strings.Compare(fmt.Sprint(a.(map[string]any)["name"]), fmt.Sprint(b.(map[string]any)["name"]))
+			})
+		}
+	case []any:
+		for i := range v {
+			v[i] = ordered(v[i])
+		}
+	}
+	return v
+}
+
+// lifeBootstrap has two listeners, one of them inbound.
+const lifeBootstrap = `
+admin: {address: {socket_address: {address: 127.0.0.1, port_value: 9901}}}
+static_resources:
+  listeners:
+  - name: main
+    address: {socket_address: {address: 127.0.0.1, port_value: 10000}}
+    filter_chains: &chains
+    - filters:
+      - name: envoy.filters.network.http_connection_manager
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+          stat_prefix: main
+          codec_type: HTTP1
+          drain_timeout: 0.6s
+          delayed_close_timeout: 0.4s
+          upgrade_configs: [{upgrade_type: websocket}]
+          http_filters:
+          - name: envoy.filters.http.router
+            typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}
+          route_config:
+            virtual_hosts:
+            - name: all
+              domains: ["*"]
+              routes:
+              - {match: {prefix: /socket}, route: {cluster: websocket}}
+              - {match: {prefix: /}, route: {cluster: web}}
+          access_log:
+          - name: envoy.access_loggers.stdout
+            typed_config:
+              "@type": type.googleapis.com/envoy.extensions.access_loggers.stream.v3.StdoutAccessLog
+              log_format: {text_format_source: {inline_string: "path=%REQ(:PATH)% code=%RESPONSE_CODE% details=%RESPONSE_CODE_DETAILS% flags=%RESPONSE_FLAGS% sent=%BYTES_SENT%\n"}}
+  - name: inbound
+    traffic_direction: INBOUND
+    address: {socket_address: {address: 127.0.0.1, port_value: 10001}}
+    filter_chains: *chains
+  clusters:
+  - name: web
+    connect_timeout: 1s
+    load_assignment: {cluster_name: web, endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: 127.0.0.1, port_value: 8080}}}}]}]}
+  - name: websocket
+    connect_timeout: 1s
+    load_assignment: {cluster_name: websocket, endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: 127.0.0.1, port_value: 8081}}}}]}]}
+`
+
+// What becomes of open connections of every kind, and of new ones, when a
+// process is asked to drain or to end, is the same with hostsim as with Envoy.
+func TestLifeNodiff(t *testing.T) {
+	simulator, real := require(t, hostsim), require(t, envoy140)
+	for _, tt := range []struct{ name, how string }{
+		{"SIGTERM", "TERM"}, {"SIGINT", "INT"}, {"SIGHUP is ignored", "HUP"}, {"SIGUSR1 reopens logs", "USR1"},
+		{"quitquitquit", "/quitquitquit"},
+		{"the listeners stop", "/drain_listeners"},
+		{"the inbound listener stops", "/drain_listeners?inboundonly"},
+		{"connections are drained, then the listeners stop", "/drain_listeners?graceful"},
+		{"inbound connections are drained, then their listener stops", "/drain_listeners?graceful&inboundonly"},
+		{"connections are drained and no listener stops", "/drain_listeners?graceful&skip_exit"},
+		{"skip_exit alone drains as well", "/drain_listeners?skip_exit"},
+		{"health checks fail", "/healthcheck/fail"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			var got [2]string
+			var wg sync.WaitGroup
+			for i, p := range []peer{envoy140, hostsim} {
+				wg.Go(func() {
+					binary := real
+					if i == 1 {
+						binary = simulator
+					}
+					// All at once, because a share of responses is chance.
+					x, err := startNodiff(p, binary, lifeBootstrap, t.TempDir(), "--drain-time-s", "2", "--drain-strategy", "immediate")
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					defer x.close()
+					got[i] = x.live(t, tt.how)
+				})
+			}
+			wg.Wait()
+			if diff := cmp.Diff(strings.Split(got[0], "\n"), strings.Split(got[1], "\n")); diff != "" {
+				t.Errorf("(-envoy +hostsim):\n%s", diff)
+			}
+			if !strings.Contains(got[0], "socket: ") {
+				t.Errorf("nothing was seen:\n%s", got[0])
+			}
+		})
+	}
+}
+
+// live opens connections, does what how says, and tells what came of them.
+func (x *nodiffProxy) live(t *testing.T, how string) string {
+	var b strings.Builder
+	x.upstreams.mu.Lock()
+	x.upstreams.answers = nil
+	x.upstreams.mu.Unlock()
+	open := func(listener string) *wire {
+		conn, err := net.DialTimeout("tcp", x.listeners[listener], nodiffPatience)
+		if err != nil {
+			return nil
+		}
+		return newWire(conn.(*net.TCPConn))
+	}
+	got := func(w *wire, text string) {
+		w.until(nodiffPatience, func(data []byte) bool { return strings.Contains(string(data), text) })
+	}
+	const page = "GET /page HTTP/1.1\r\nHost: h\r\n\r\n"
+	names := []string{"fresh", "used", "inbound", "half", "socket"}
+	wires := map[string]*wire{}
+	for _, name := range names {
+		listener := "main"
+		if name == "inbound" {
+			listener = "inbound"
+		}
+		w := open(listener)
+		if w == nil {
+			t.Error("cannot connect")
+			return ""
+		}
+		defer w.c.Close()
+		wires[name] = w
+		switch name {
+		case "used", "inbound":
+			w.send(page)
+			got(w, "200 OK")
+		case "half":
+			w.send("GET /half HTTP/1.1\r\nHo")
+			time.Sleep(20 * time.Millisecond)
+		case "socket":
+			w.send("GET /socket HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+			got(w, "\r\n\r\n")
+		}
+	}
+	begun := time.Now()
+	if strings.HasPrefix(how, "/") {
+		fmt.Fprintf(&b, "answer: %s\n", x.adminAnswer(t, "POST "+how))
+	} else {
+		sig := map[string]syscall.Signal{"TERM": syscall.SIGTERM, "INT": syscall.SIGINT, "HUP": syscall.SIGHUP, "USR1": syscall.SIGUSR1}[how]
+		if err := x.cmd.Process.Signal(sig); err != nil {
+			t.Error(err)
+		}
+	}
+	exited := false
+	select {
+	case <-x.exited:
+		exited = true
+	case <-time.After(300 * time.Millisecond):
+	}
+	if !exited {
+		for _, name := range []string{"fresh", "used", "inbound"} {
+			wires[name].send(page)
+		}
+		wires["socket"].send("hello")
+		got(wires["socket"], "hello")
+		for _, listener := range []string{"main", "inbound"} {
+			w := open(listener)
+			if w == nil {
+				fmt.Fprintf(&b, "new connection to %s: refused\n", listener)
+				continue
+			}
+			defer w.c.Close()
+			name := "new to " + listener
+			names, wires[name] = append(names, name), w
+			w.send(page)
+			got(w, "200 OK")
+		}
+		// Drained connections are closed when drain and delayed close have passed.
+		time.Sleep(time.Until(begun.Add(2500 * time.Millisecond)))
+		for _, listener := range []string{"main", "inbound"} {
+			c, err := net.DialTimeout("tcp", x.listeners[listener], nodiffPatience)
+			if err == nil {
+				c.Close()
+			}
+			fmt.Fprintf(&b, "later connection to %s: %t\n", listener, err == nil)
+		}
+		fmt.Fprintf(&b, "ready: %s\n", x.adminAnswer(t, "GET /ready"))
+		fmt.Fprintf(&b, "stats:\n%s\n", x.adminAnswer(t, "GET /stats?filter=main.downstream_cx_(drain_close|delayed|destroy)|listener_stopped|server.live|total_listeners"))
+	} else {
+		fmt.Fprintf(&b, "exit code %d\n", x.cmd.ProcessState.ExitCode())
+	}
+	for _, name := range names {
+		w := wires[name]
+		w.until(100*time.Millisecond, func([]byte) bool { return w.err != nil })
+		w.mu.Lock()
+		text := dateValue.ReplaceAllString(string(w.data), "<date>")
+		text = serviceTime.ReplaceAllString(text, "${1}<ms>")
+		end := "open"
+		switch {
+		case w.err == io.EOF:
+			end = "closed"
+		case w.err != nil:
+			end = "reset"
+		}
+		w.mu.Unlock()
+		fmt.Fprintf(&b, "%s: %q, %s\n", name, text, end)
+	}
+	time.Sleep(50 * time.Millisecond)
+	log := strings.Split(strings.TrimSpace(x.stdout.from(0)), "\n")
+	slices.Sort(log)
+	fmt.Fprintf(&b, "log:\n%s\n", strings.Join(log, "\n"))
+	return b.String()
+}

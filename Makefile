@@ -172,6 +172,10 @@ fuzz: go ## Run every fuzz test for FUZZTIME
 bench: go ## Run every benchmark
 	$(GO) test -run '^$$' -bench . -benchmem ./...
 
+.PHONY: sockets
+sockets: build envoy ## Measure 10,000 idle and 1,000 busy WebSockets through hostsim and Envoy
+	ENVOY='$(abspath $(envoy))' $(GO) test ./e2e -run '^$$' -bench '^BenchmarkSockets$$' -benchtime 1x
+
 .PHONY: clean
 clean: ## Remove what was built (.tools stays: it was downloaded)
 	rm -rf bin

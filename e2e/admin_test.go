@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -115,6 +117,53 @@ func TestAdminNodiff(t *testing.T) {
 	}
 }
 
+// Whatever stat Envoy has at its start hostsim has too, and no other, on every
+// bootstrap of testdata/nodiff that it takes.
+func TestStatNames(t *testing.T) {
+	simulator, real := require(t, hostsim), require(t, envoy140)
+	require(t, plugin)
+	files, err := filepath.Glob("testdata/nodiff/*.yaml")
+	if err != nil || len(files) == 0 {
+		t.Fatal("no bootstraps in testdata/nodiff", err)
+	}
+	for _, path := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(path), ".yaml"), func(t *testing.T) {
+			t.Parallel()
+			text, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			simulated, err := startNodiff(hostsim, simulator, string(text), t.TempDir())
+			if err != nil {
+				t.Skipf("hostsim refuses the bootstrap, see TestNodiff: %v", err)
+			}
+			defer simulated.close()
+			envoy, err := startNodiff(envoy140, real, string(text), t.TempDir())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer envoy.close()
+			if diff := cmp.Diff(envoy.statNames(t), simulated.statNames(t)); diff != "" {
+				t.Errorf("(-envoy +hostsim):\n%s", diff)
+			}
+		})
+	}
+}
+
+func (x *nodiffProxy) statNames(t *testing.T) []string {
+	client := http.Client{Timeout: 10 * time.Second}
+	b, err := get(&client, x.admin+"/stats")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for line := range strings.Lines(string(b)) {
+		name, _, _ := strings.Cut(line, ": ")
+		names = append(names, name)
+	}
+	return names
+}
+
 // adminAnswer asks and returns status, fields and content, without what differs
 // from run to run or is known to differ.
 func (x *nodiffProxy) adminAnswer(t *testing.T, r string) string {
@@ -140,7 +189,7 @@ func (x *nodiffProxy) adminAnswer(t *testing.T, r string) string {
 		content = knownStats(content, strings.Contains(target, "usedonly"))
 	}
 	if slices.ContainsFunc(a.fields, func(f string) bool { return f == "content-type: application/json" }) {
-		content = sortedJSON(content)
+		content = sortedJSON(content, strings.Contains(target, "usedonly"))
 	} else if strings.HasPrefix(target, "/clusters") && a.status() == 200 { // Envoy's order is that of a hash table
 		lines := strings.Split(content, "\n")
 		slices.Sort(lines)
@@ -179,9 +228,10 @@ var adminMasks = []struct {
 	{regexp.MustCompile(`"(version)": "[^"/]*/1\.40\.0/.*"`), `"$1": <version>`},
 	{regexp.MustCompile(`"(revision.sha|ssl.version)": ".*"`), `"$1": <build>`},
 	{regexp.MustCompile(`FieldMask (goo.gle/debug\w*\s*)?paths: `), "FieldMask paths: "},
+	{regexp.MustCompile(`(?m)^total: [0-9]+$`), "total: <n>"}, // lookups of names
 	{regexp.MustCompile(`"base_id": ".*"`), `"base_id": <id>`},
-	{regexp.MustCompile(`goo\.gle/debug\w*.*fields.*HUNDRED.*`), "<fraction>"},
-	{regexp.MustCompile(`\{\\"denominator\\":.*\}`), "<fraction>"},
+	{regexp.MustCompile(`"goo\.gle/debug\w*.*fields.*HUNDRED.*\\n"`), `"<fraction>"`},
+	{regexp.MustCompile(`"\{\\"denominator\\":.*\}"`), `"<fraction>"`},
 }
 
 // knownStats hides values that depend on the machine, and takes out what is not
@@ -191,8 +241,16 @@ func knownStats(content string, used bool) string {
 		return content // see sortedJSON
 	}
 	var lines []string
+	hidden := false // a histogram in detail has more lines
 	for line := range strings.Lines(content) {
-		if line = hideStat(line); !strings.HasSuffix(line, "<hidden>\n") || !used {
+		if strings.HasPrefix(line, " ") && hidden {
+			continue
+		}
+		if used && strings.HasPrefix(line, "# TYPE") {
+			continue // perhaps of what is hidden
+		}
+		line = hideStat(line)
+		if hidden = strings.HasSuffix(line, "<hidden>\n"); !hidden || !used {
 			lines = append(lines, line)
 		}
 	}
@@ -206,16 +264,19 @@ var hiddenStats = []struct {
 }{
 	{regexp.MustCompile(`^(envoy_)?server[._](memory_|uptime|version|stats_recent_lookups|initialization_time_ms|total_connections)`), "the process itself"},
 	{regexp.MustCompile(`^(envoy_)?filesystem[._]`), "how Envoy writes its access logs"},
-	{regexp.MustCompile(`watchdog_(mega_)?miss`), "a busy machine"},
+	{regexp.MustCompile(`watchdog_(mega_)?miss|server[._]dropped_stat_flushes`), "a busy machine"},
 	{regexp.MustCompile(`^(envoy_)?(http|listener)[._](admin[._]|.*conn_manager_prefix="admin")`), "the test waits for the start as long as it takes"},
 	{regexp.MustCompile(`^envoy_(listener_admin|http_downstream).*(admin)?`), "the same for Prometheus"},
 	{regexp.MustCompile(`(cx_length_ms|cx_connect_ms|rq_time|_ms)(_bucket|_sum|_count)?(\{.*\})?$`), "times"},
 	{regexp.MustCompile(`downstream_cx_tx_bytes_total|upstream_cx_rx_bytes_total`), "x-envoy-upstream-service-time has one digit or more"},
+	{regexp.MustCompile(`cluster[._](logical|strict|nohost)[._](default[._]total_match_count|update_)`), "how often names were asked for"},
+	{regexp.MustCompile(`(update_|total_match_count).*"(logical|strict|nohost)"`), "the same for Prometheus"},
+	{regexp.MustCompile(`upstream_rq_per_cx`), "in which interval the end of a connection is noticed"},
 	{regexp.MustCompile(`connections_accepted_per_socket_event`), "how many connections wait when Envoy looks"},
 	{regexp.MustCompile(`dns[._]cares`), "how often the test's patience let names be asked for"},
 }
 
-var statLine = regexp.MustCompile(`^([^ :]+|[^ ]+\{.*\}):? (.*)\n?$`)
+var statLine = regexp.MustCompile(`^([^ ]+\{.*\}|[^ :{]+):? ?(.*)\n?$`)
 
 func hideStat(line string) string {
 	if strings.HasPrefix(line, "#") || strings.TrimSpace(line) == "" {
@@ -235,12 +296,12 @@ func hideStat(line string) string {
 
 // sortedJSON prints JSON with its keys in order; lists of what has a name are
 // sorted too, where Envoy's order is that of a hash table.
-func sortedJSON(text string) string {
+func sortedJSON(text string, used bool) string {
 	var v any
 	if err := json.Unmarshal([]byte(text), &v); err != nil {
 		return "not JSON: " + text
 	}
-	v = ordered(v)
+	v = ordered(v, used)
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
 	e.SetEscapeHTML(false)
@@ -252,11 +313,11 @@ func sortedJSON(text string) string {
 	return regexp.MustCompile(`("port_value": [0-9]+),\n`).ReplaceAllString(b.String(), "$1\n")
 }
 
-func ordered(v any) any {
+func ordered(v any, used bool) any {
 	switch v := v.(type) {
 	case map[string]any:
 		delete(v, "extensions") // of the node: what Envoy was built with
-		if name, ok := v["name"].(string); ok && len(v) == 2 {
+		if name, ok := v["name"].(string); ok && len(v) == 2 && (v["value"] != nil || v["values"] != nil || v["buckets"] != nil) {
 			for _, h := range hiddenStats {
 				if h.name.MatchString(name) {
 					for key := range v {
@@ -275,17 +336,26 @@ func ordered(v any) any {
 			}
 		}
 		for key := range v {
-			v[key] = ordered(v[key])
+			v[key] = ordered(v[key], used)
 		}
 		if clusters, ok := v["cluster_statuses"].([]any); ok {
 			slices.SortFunc(clusters, func(a, b any) int {
 				return strings.Compare(fmt.Sprint(a.(map[string]any)["name"]), fmt.Sprint(b.(map[string]any)["name"]))
 			})
 		}
+		if routes, ok := v["static_route_configs"].([]any); ok {
+			slices.SortFunc(routes, func(a, b any) int {
+				return strings.Compare(fmt.Sprint(a.(map[string]any)["route_config"]), fmt.Sprint(b.(map[string]any)["route_config"]))
+			})
+		}
 	case []any:
 		for i := range v {
-			v[i] = ordered(v[i])
+			v[i] = ordered(v[i], used)
 		}
+		return slices.DeleteFunc(v, func(e any) bool {
+			m, ok := e.(map[string]any)
+			return ok && used && (m["value"] == "<hidden>" || m["values"] == "<hidden>")
+		})
 	}
 	return v
 }

@@ -25,13 +25,15 @@ import (
 // configDump is /config_dump.
 func (h *handler) configDump(p params) response {
 	plain := func(status int, body string) response {
-		return response{Status: status, ContentType: "text/plain", Body: []byte(body)}
+		return response{Status: status, ContentType: "text/plain", Body: []byte(body), First: [][2]string{{"x-content-type-options", "nosniff"}}}
 	}
 	pattern, _ := p.get("name_regex")
 	names, err := regexp.Compile("^(?:" + pattern + ")$")
 	if err != nil {
 		_, err = regexp.Compile(pattern)
-		return plain(400, fmt.Sprintf("INVALID_ARGUMENT: Error while parsing name_regex from %s: %s", pattern, re2Error(err)))
+		r := plain(400, fmt.Sprintf("INVALID_ARGUMENT: Error while parsing name_regex from %s: %s", pattern, re2Error(err)))
+		r.First = nil
+		return r
 	}
 	dumps, err := h.dumps(func(name string) bool { return pattern == "" || names.MatchString(name) }, p.has("include_eds"))
 	if err != nil {
@@ -168,6 +170,7 @@ func lbEndpoint(x proxy.HostStatus) *endpointv3.LbEndpoint {
 		HostIdentifier: &endpointv3.LbEndpoint_Endpoint{Endpoint: &endpointv3.Endpoint{
 			Address: socketAddress(x.Address), HealthCheckConfig: &endpointv3.Endpoint_HealthCheckConfig{}, Hostname: x.Hostname,
 		}},
+		Metadata:            x.Metadata,
 		HealthStatus:        corev3.HealthStatus(corev3.HealthStatus_value[x.Health]),
 		LoadBalancingWeight: wrapperspb.UInt32(x.Weight),
 	}

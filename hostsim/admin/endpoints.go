@@ -175,7 +175,7 @@ func (h *handler) drainListeners(p params) response {
 
 func modifyRuntime(_ *handler, p params) response {
 	if len(p) == 0 {
-		return text(400, "usage: /runtime_modify?key1=value1&key2=value2&keyN=valueN\n       or send the parameters as form values\nuse an empty value to remove a previously added override\n")
+		return text(400, "usage: /runtime_modify?key1=value1&key2=value2&keyN=valueN\n       or send the parameters as form values\nuse an empty value to remove a previously added override")
 	}
 	return text(503, "No admin layer specified")
 }

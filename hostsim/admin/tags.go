@@ -39,7 +39,7 @@ var standardTags = []struct{ name, regex string }{
 	{"envoy.cluster_name", `^cluster\.(([^.]+)\.)`},
 	{"envoy.http_conn_manager_prefix", `^listener\..*?\.http\.(([^.]+)\.)`},
 	{"envoy.http_conn_manager_prefix", `^http\.(([^.]+)\.)`},
-	{"envoy.worker_id", `^(?:listener\..*?|server|listener_manager)\.worker_((\d+)\.)`},
+	{"envoy.worker_id", `^(?:listener\..*?|server|listener_manager|thread_local_cluster_manager)\.worker_((\d+)\.)`},
 	{"envoy.listener_address", `^listener\.(((?:[_.\d]*|[_\[\]aAbBcCdDeEfF\d]*))\.)`},
 	{"envoy.virtual_host", `^vhost\.(([^.]+)\.)`},
 }

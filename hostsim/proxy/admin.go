@@ -19,7 +19,8 @@ type AdminResponse struct {
 	Status      int
 	ContentType string // "" is plain text
 	Body        []byte
-	Then        func() // called when the response is out; may be nil
+	First       [][2]string // fields before all others
+	Then        func()      // called when the response is out; may be nil
 }
 
 // ServeAdmin answers the requests that come through socket with handler, until
@@ -69,12 +70,15 @@ func (s *stream) administrate() *localReply {
 	h := &s.response
 	h.reset(responseInline)
 	h.insert(":status", itoa(r.Status))
+	for _, f := range r.First {
+		h.Add(f[0], f[1])
+	}
 	if r.ContentType == "" {
 		r.ContentType = "text/plain; charset=UTF-8"
 	}
 	h.insert("content-type", r.ContentType)
 	h.insert("cache-control", "no-cache, max-age=0")
-	h.insert("x-content-type-options", "nosniff")
+	h.Add("x-content-type-options", "nosniff")
 	s.mu.Lock()
 	s.finishHead()
 	s.mu.Unlock()

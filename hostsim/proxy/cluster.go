@@ -198,6 +198,9 @@ func (b *builder) cluster(path string, c *clusterv3.Cluster) (*cluster, error) {
 		}
 	} else {
 		b.server.dnsStats()
+		if c.GetType() == clusterv3.Cluster_STRICT_DNS {
+			cl.stats.maxWeight.Set(1)
+		}
 		cl.resolverStats = &b.server.stats
 		cl.resolver = &resolver{cluster: cl, logical: c.GetType() == clusterv3.Cluster_LOGICAL_DNS, family: c.GetDnsLookupFamily(), refresh: defaultRefresh}
 		if d := c.GetDnsRefreshRate(); d != nil {

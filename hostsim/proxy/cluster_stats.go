@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -24,7 +25,8 @@ type clusterStats struct {
 	updateAttempt, updateSuccess, updateFailure, updateNoRebuild                                 *Stat
 	lbPanic, lbSubsetsActive, lbSubsetsCreated, lbSubsetsSelected                                *Stat
 	lbSubsetsFallback, lbSubsetsFallbackPanic                                                    *Stat
-	bytesReceived, bytesSent, matched, maxWeight                                                 *Stat
+	http1                                                                                        func() // makes the stats of the codec, which Envoy does with the first connection
+	bytesReceived, bytesSent, bytesBuffered, matched, maxWeight                                  *Stat
 	connectTime, length, requestsPerConnection                                                   *Histogram
 	codes, externalCodes, internalCodes, canaryCodes, retryCodes                                 codeStats
 }
@@ -99,7 +101,11 @@ func newClusterStats(stats *Stats, prefix string) *clusterStats {
 	}
 	c.connectTime, c.length = stats.Histogram(prefix+"upstream_cx_connect_ms"), stats.Histogram(prefix+"upstream_cx_length_ms")
 	c.requestsPerConnection = stats.Histogram(prefix + "upstream_rq_per_cx")
-	stats.zeroGauges(prefix, "upstream_cx_rx_bytes_buffered", "upstream_cx_tx_bytes_buffered", "upstream_queue_overloaded", "version")
+	c.bytesBuffered = stats.Gauge(prefix + "upstream_cx_rx_bytes_buffered")
+	c.http1 = sync.OnceFunc(func() {
+		stats.zero(prefix+"http1.", "dropped_headers_with_underscores", "metadata_not_supported_error", "requests_rejected_with_underscores_in_headers", "response_flood")
+	})
+	stats.zeroGauges(prefix, "upstream_cx_tx_bytes_buffered", "upstream_queue_overloaded", "version")
 	c.maxWeight = stats.Gauge(prefix + "max_host_weight")
 	stats.Gauge(prefix + "warming_state").Set(0)
 	stats.zero(prefix,
@@ -137,26 +143,25 @@ func (c *clusterStats) circuitBreakers(stats *Stats, cl *cluster, thresholds []*
 		}
 		for _, r := range []struct {
 			open, left string
-			now        *atomic.Int64
+			now        *resource
 			most       int64
-			counted    *Stat // what makes Envoy look
 		}{
-			{"cx_open", "remaining_cx", &b.connections, b.maxConnections, c.cxTotal},
-			{"rq_pending_open", "remaining_pending", &b.pending, b.maxPending, c.pendingTotal},
-			{"rq_open", "remaining_rq", &b.requests, b.maxRequests, c.rqTotal},
-			{"rq_retry_open", "remaining_retries", &b.retries, b.maxRetries, c.retry},
+			{"cx_open", "remaining_cx", &b.connections, b.maxConnections},
+			{"rq_pending_open", "remaining_pending", &b.pending, b.maxPending},
+			{"rq_open", "remaining_rq", &b.requests, b.maxRequests},
+			{"rq_retry_open", "remaining_retries", &b.retries, b.maxRetries},
 		} {
 			stats.computed(prefix+r.open, func() (int64, bool) {
 				if now := r.now.Load(); now >= r.most && max(now, r.most) > 0 { // Envoy looks when it counts
 					return 1, true
 				}
-				return 0, r.counted.Value() > 0
+				return 0, r.now.used.Load()
 			})
 			if track {
 				stats.computed(prefix+r.left, func() (int64, bool) { return max(0, r.most-r.now.Load()), true })
 			}
 		}
-		stats.Gauge(prefix + "cx_pool_open")
+		stats.computed(prefix+"cx_pool_open", func() (int64, bool) { return 0, c.cxTotal.Used() || i == 0 && c.pendingOverflow.Used() })
 	}
 }
 
@@ -248,4 +253,13 @@ type hostStats struct {
 	connections, activeConnections, connectFail atomic.Int64
 	requests, pending                           atomic.Int64
 	succeeded, failed, timedOut                 atomic.Int64
+}
+
+// answered counts a response.
+func (h *hostStats) answered(status int) {
+	if status >= 500 {
+		h.failed.Add(1)
+	} else {
+		h.succeeded.Add(1)
+	}
 }

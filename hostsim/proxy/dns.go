@@ -67,6 +67,8 @@ func (r *resolver) lookup(ctx context.Context) {
 			if len(r.answers[i]) == 0 {
 				r.answers[i] = []*host{c.newHost(e, address)}
 				c.setHosts(r.answers[i])
+			} else {
+				c.stats.updateNoRebuild.Add(1)
 			}
 			r.answers[i][0].current.Store(&address) // new connections go there
 			continue

@@ -64,7 +64,9 @@ func (s *Server) DrainListeners(what Direction, stop, keep bool) {
 	s.conns.mu.Lock()
 	defer s.conns.mu.Unlock()
 	for c := range s.conns.open {
-		c.awaitDrainDeadline()
+		if c.ready.Load() { // or else it will ask itself
+			c.awaitDrainDeadline()
+		}
 	}
 }
 

@@ -177,7 +177,7 @@ func (c *connection) secureBy(l *listener) (ok, byPeer bool) {
 		return false, false
 	}
 	c.hcm, c.serverName = chain.hcm, seen.serverName
-	c.in.received = chain.hcm.stats.bytesReceived
+	c.in.received, c.in.buffering = chain.hcm.stats.bytesReceived, chain.hcm.stats.bytesBuffered
 	if chain.tls == nil {
 		if len(seen.read) > 0 {
 			c.in.buf = append(c.in.buf[:0], seen.read...)

@@ -9,7 +9,7 @@ type hcmStats struct {
 	destroyed, destroyedHere, destroyedByPeer   *Stat
 	protocolErrors, idleTimeouts, delayedCloses *Stat
 	drainCloses                                 *Stat
-	bytesReceived, bytesSent                    *Stat
+	bytesReceived, bytesSent, bytesBuffered     *Stat
 	length                                      *Histogram // of connections, in ms
 
 	requests, activeRequests                         *Stat // downstream_rq_*
@@ -67,7 +67,7 @@ func newHCMStats(stats *Stats, prefix, listener string) hcmStats {
 		http2Connections: cx("http2_total"), http2Active: gauge("cx_http2_active"),
 		destroyed: cx("destroy"), destroyedHere: cx("destroy_local"), destroyedByPeer: cx("destroy_remote"),
 		protocolErrors: cx("protocol_error"), idleTimeouts: cx("idle_timeout"), delayedCloses: cx("delayed_close_timeout"),
-		drainCloses: cx("drain_close"), bytesReceived: cx("rx_bytes_total"), bytesSent: cx("tx_bytes_total"),
+		drainCloses: cx("drain_close"), bytesReceived: cx("rx_bytes_total"), bytesSent: cx("tx_bytes_total"), bytesBuffered: gauge("cx_rx_bytes_buffered"),
 		length:   stats.Histogram(prefix + "downstream_cx_length_ms"),
 		requests: rq("total"), activeRequests: gauge("rq_active"), http1Requests: rq("http1_total"), http2Requests: rq("http2_total"), completed: rq("completed"),
 		resets: rq("rx_reset"), brokenResponses: rq("tx_reset"), earlyResponses: rq("response_before_rq_complete"), upgradeRefused: rq("ws_on_non_ws_route"),
@@ -85,12 +85,11 @@ func newHCMStats(stats *Stats, prefix, listener string) hcmStats {
 		class := string(rune('0'+i)) + "xx"
 		s.classes[i], s.listenerClasses[i] = rq(class), stats.Stat(listener+prefix+"downstream_rq_"+class)
 	}
-	stats.zero(prefix, "downstream_cx_http1_soft_drain", "downstream_cx_http3_total",
+	stats.zero(prefix, "downstream_cx_http3_total",
 		"downstream_cx_overload_disable_keepalive", "downstream_flow_control_paused_reading_total",
 		"downstream_flow_control_resumed_reading_total", "downstream_rq_http3_total",
 		"downstream_rq_overload_close", "downstream_rq_rejected_via_ip_detection", "downstream_rq_too_many_premature_resets")
-	stats.zeroGauges(prefix, "downstream_cx_http3_active", "downstream_cx_rx_bytes_buffered",
-		"downstream_cx_tx_bytes_buffered")
+	stats.zeroGauges(prefix, "downstream_cx_http1_soft_drain", "downstream_cx_http3_active", "downstream_cx_tx_bytes_buffered")
 	stats.zero("http1.", "metadata_not_supported_error", "response_flood")
 	return s
 }

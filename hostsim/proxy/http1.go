@@ -45,8 +45,10 @@ type input struct {
 	// It is that of a connection to an upstream.
 	responses bool
 	// How much has been taken out of it, since it was made.
-	consumed int64
-	received *Stat // counts what is read, if it is not nil
+	consumed  int64
+	received  *Stat // counts what is read, if it is not nil
+	buffering *Stat // the sizes of the last reads of all connections: Envoy looks before it parses
+	lastRead  int
 }
 
 const (
@@ -71,15 +73,30 @@ func (in *input) fill(want int) error {
 	n, err := in.conn.Read(in.buf[in.w:])
 	in.w += n
 	if n > 0 {
-		if in.received != nil {
-			in.received.Add(int64(n))
-		}
+		in.noteRead(n)
 		return nil
 	}
 	if err == nil {
 		err = io.ErrNoProgress
 	}
 	return err
+}
+
+// noteRead counts what was read.
+func (in *input) noteRead(n int) {
+	if in.received != nil {
+		in.received.Add(int64(n))
+		in.buffering.Add(int64(n - in.lastRead))
+		in.lastRead = n
+	}
+}
+
+// forgetRead ends the count, with the connection.
+func (in *input) forgetRead() {
+	if in.buffering != nil && in.lastRead > 0 {
+		in.buffering.Add(int64(-in.lastRead))
+		in.lastRead = 0
+	}
 }
 
 // room makes room for at least want unread bytes, and for one to read.

@@ -102,6 +102,7 @@ type connection struct {
 	life   lifetime
 
 	watching chan struct{} // closed when the watcher is through
+	ready    atomic.Bool   // its connection manager is known
 	idle     atomic.Bool   // waits for a request
 	deadline atomic.Bool   // drainDeadline wants something
 	counted  atomic.Bool   // see countDrain
@@ -120,6 +121,8 @@ func (c *connection) serve() {
 	m.stats.activeConnections.Add(1)
 	c.listener.stats.opened(c.worker)
 	c.life.begin(m, begun)
+	c.ready.Store(true)
+	c.awaitDrainDeadline()
 	byPeer := true
 	defer func() {
 		c.Close()
@@ -133,6 +136,7 @@ func (c *connection) serve() {
 		if c.served {
 			m.stats.http1Active.Add(-1)
 		}
+		c.in.forgetRead()
 		lasted := time.Since(begun)
 		m.stats.length.Record(uint64(lasted.Milliseconds()))
 		c.listener.stats.closed(c.worker, lasted)
@@ -335,7 +339,8 @@ func (s *Server) newConnection(l *listener, worker int, conn net.Conn) *connecti
 		remote: conn.RemoteAddr().String(), local: conn.LocalAddr().String()}
 	c.in.conn = conn
 	if l.plain != nil {
-		c.hcm, c.in.received = l.plain.hcm, l.plain.hcm.stats.bytesReceived
+		c.hcm = l.plain.hcm
+		c.in.received, c.in.buffering = c.hcm.stats.bytesReceived, c.hcm.stats.bytesBuffered
 	}
 	c.remoteIP = withoutPort(c.remote)
 	if ip := net.ParseIP(c.remoteIP); ip != nil {
@@ -344,7 +349,6 @@ func (s *Server) newConnection(l *listener, worker int, conn net.Conn) *connecti
 	s.conns.next++
 	s.conns.open[c] = struct{}{}
 	s.conns.wg.Add(1)
-	c.awaitDrainDeadline()
 	return c
 }
 

@@ -74,9 +74,7 @@ func (p *peeker) readAhead(in *input) {
 		if n <= 0 {
 			return
 		}
-		if in.received != nil {
-			in.received.Add(int64(n))
-		}
+		in.noteRead(n)
 		if in.w += n; len(in.buffered()) >= most {
 			return
 		}

@@ -22,7 +22,7 @@ type breaker struct {
 	maxConnections, maxPending, maxRequests, maxRetries int64
 	budget                                              *retryBudget // instead of maxRetries
 
-	connections, pending, requests, retries atomic.Int64
+	connections, pending, requests, retries resource
 }
 
 // retryBudget limits retries to a share of the requests under way.
@@ -31,9 +31,18 @@ type retryBudget struct {
 	least   int64
 }
 
+// resource is what a circuit breaker limits.
+type resource struct {
+	atomic.Int64
+	used atomic.Bool // ever
+}
+
 // take counts one more, unless there are as many as there may be.
-func take(n *atomic.Int64, most int64) bool {
+func take(n *resource, most int64) bool {
 	if n.Add(1) <= most {
+		if !n.used.Load() {
+			n.used.Store(true)
+		}
 		return true
 	}
 	n.Add(-1)
@@ -243,6 +252,10 @@ func (p *pool) connect() {
 		p.host.stats.activeConnections.Add(1)
 		stats.cxTotal.Add(1)
 		stats.cxActive.Add(1)
+		if p.host.cluster.protocol == upstreamHTTP1 && !p.raw {
+			stats.cxHTTP1.Add(1)
+			stats.http1()
+		}
 		go p.dial()
 		if !allowed {
 			return
@@ -268,8 +281,9 @@ func (p *pool) dial() {
 			p.connect()
 			return
 		}
-		if !p.raw {
+		if !p.raw && c.protocol != upstreamHTTP1 { // those are counted already
 			c.stats.cxHTTP1.Add(1)
+			c.stats.http1()
 		}
 		if c.maxLife > 0 {
 			up.life = time.AfterFunc(c.maxLife, func() { p.expire(up) })
@@ -312,7 +326,8 @@ func (h *host) dial(ctx context.Context, p *pool) (*upstreamConn, *connectError)
 		return nil, &connectError{}
 	}
 	up := &upstreamConn{Conn: conn, host: h, id: h.cluster.connectionIDs.Add(1), times: connectTimes{begun, time.Now()}}
-	up.in.conn, up.in.responses, up.in.received = conn, true, h.cluster.stats.bytesReceived
+	up.in.conn, up.in.responses = conn, true
+	up.in.received, up.in.buffering = h.cluster.stats.bytesReceived, h.cluster.stats.bytesBuffered
 	if err := up.init(conn); err != nil {
 		conn.Close()
 		return nil, &connectError{}
@@ -477,6 +492,7 @@ func (p *pool) forget() {
 // closed notes how long the connection lasted and what it served.
 func (u *upstreamConn) closed() {
 	stats := u.host.cluster.stats
+	u.in.forgetRead()
 	stats.length.Record(uint64(time.Since(u.times.made).Milliseconds()))
 	if u.uses > 0 {
 		stats.requestsPerConnection.Record(uint64(u.uses))

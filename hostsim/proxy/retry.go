@@ -297,6 +297,7 @@ func (r *retryState) again(wanted bool) (retry bool, flag string) {
 		r.stats.retryOverflow.Add(1)
 		return false, "UO"
 	}
+	r.breaker.retries.used.Store(true)
 	r.breaker.retries.Add(1)
 	r.armed = true
 	r.stats.retry.Add(1)

@@ -209,11 +209,14 @@ func (s *stream) labels(r *route) labels { return r.labels.with(labelsOf(s.metad
 
 // responded counts a response, the upstream's or one in its place.
 func (s *stream) responded(c *cluster, status int) {
-	if h := s.host; h != nil && status >= 500 {
-		h.stats.failed.Add(1)
-	} else if h != nil {
-		h.stats.succeeded.Add(1)
+	if s.host != nil {
+		s.host.stats.answered(status)
 	}
+	s.charge(c, status)
+}
+
+// charge is responded without the host.
+func (s *stream) charge(c *cluster, status int) {
 	c.stats.responded(status, s.request.value("x-envoy-internal") == "true", s.response.value("x-envoy-upstream-canary") == "true")
 }
 
@@ -249,7 +252,8 @@ func (s *stream) checkRequest() *localReply {
 // failed is what becomes of a request whose attempt got no response:
 // another attempt, or a reply.
 func (s *stream) failed(err error) *localReply {
-	if up := s.upstream.Swap(nil); up != nil {
+	up := s.upstream.Swap(nil)
+	if up != nil {
 		s.letGo(up, endingOf(err))
 	}
 	stats := s.retry.stats
@@ -270,6 +274,10 @@ func (s *stream) failed(err error) *localReply {
 		switch r.details {
 		case "response_timeout":
 			stats.rqTimeout.Add(1)
+			if up == nil { // no host had it yet
+				s.charge(s.host.cluster, r.status)
+				return r
+			}
 			s.host.stats.timedOut.Add(1)
 			s.responded(s.host.cluster, r.status)
 			return r
@@ -316,7 +324,11 @@ func (s *stream) failed(err error) *localReply {
 	if flag != "" {
 		r.flags = flag + "," + r.flags
 	}
-	s.responded(s.host.cluster, r.status)
+	if err == errQueueFull { // it was no matter of the host
+		s.charge(s.host.cluster, r.status)
+	} else {
+		s.responded(s.host.cluster, r.status)
+	}
 	if r.details == "" {
 		r.details = "upstream_reset_before_response_started{" + strings.ReplaceAll(reason+cause, " ", "_") + "}"
 		r.body = "upstream connect error or disconnect/reset before headers. "
@@ -648,6 +660,7 @@ func (s *stream) relay(r *route, up *upstreamConn) *localReply {
 		c.stats.cxCloseNotify.Add(1)
 	}
 	if again {
+		up.host.stats.failed.Add(1) // whatever it was
 		c.stats.retryCodes.count(status)
 		s.uploadResult(up, true)
 		s.conn.SetReadDeadline(time.Time{})

@@ -105,8 +105,9 @@ type builder struct {
 	anyCluster bool
 
 	began          time.Time
-	listenerPrefix string // of the stats of the listener that is being built
-	statPrefix     string // of the connection manager that is being built
+	vms            map[string]bool // by what makes plugins share one
+	listenerPrefix string          // of the stats of the listener that is being built
+	statPrefix     string          // of the connection manager that is being built
 }
 
 func at(path, field string, i int) string { return index(path+"."+field, i) }

@@ -139,6 +139,7 @@ func (s *Server) dnsStats() {
 // listenerStats are the stats of a listener.
 type listenerStats struct {
 	total, active, destroyed *Stat
+	waiting                  *Stat      // for listener filters
 	length                   *Histogram // of its connections, in ms
 	accepted                 *Histogram // connections at a time
 	workers                  []workerStats
@@ -160,7 +161,7 @@ func newListenerStats(stats *Stats, prefix string, threads []string) *listenerSt
 	stats.zero(prefix, "downstream_cx_overflow", "downstream_cx_overload_reject", "downstream_cx_transport_socket_connect_timeout",
 		"downstream_global_cx_overflow", "downstream_listener_filter_error", "downstream_listener_filter_remote_close",
 		"downstream_pre_cx_timeout", "no_filter_chain_match")
-	stats.zeroGauges(prefix, "downstream_pre_cx_active")
+	l.waiting = stats.Gauge(prefix + "downstream_pre_cx_active")
 	return l
 }
 
@@ -174,6 +175,7 @@ func workerNames(n int) []string {
 
 func (l *listenerStats) opened(worker int) {
 	l.accepted.Record(1)
+	l.waiting.Set(0)
 	l.total.Add(1)
 	l.active.Add(1)
 	l.workers[worker].total.Add(1)

@@ -178,7 +178,6 @@ func (s *Stats) ResetCounters() {
 	for _, stat := range s.stats {
 		if stat.kind == Counter {
 			stat.value.Store(0)
-			stat.used.Store(false)
 		}
 	}
 }

@@ -3,6 +3,8 @@ package proxy
 import (
 	"cmp"
 	"slices"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 )
 
 // ClusterStatus is what /clusters says of a cluster.
@@ -23,8 +25,9 @@ type HostStatus struct {
 	Weight                uint32
 	Priority              int
 	Healthy               bool
-	Flags                 []string // why not, in Envoy's words
-	Health                string   // in those of the EDS API
+	Flags                 []string         // why not, in Envoy's words
+	Health                string           // in those of the EDS API
+	Metadata              *corev3.Metadata // nil: there is none
 	Canary                bool
 	Connections           int64
 	ActiveConnections     int64
@@ -63,6 +66,9 @@ func (h *host) status() HostStatus {
 		Connections: n.connections.Load(), ActiveConnections: n.activeConnections.Load(), ConnectFailures: n.connectFail.Load(),
 		Requests: n.requests.Load(), ActiveRequests: h.active.Load(), Pending: n.pending.Load(),
 		Succeeded: n.succeeded.Load(), Failed: n.failed.Load(), TimedOut: n.timedOut.Load(),
+	}
+	if s.Metadata = h.metadata; s.Metadata == nil && h.cluster.resolver != nil {
+		s.Metadata = &corev3.Metadata{}
 	}
 	switch h.health {
 	case unhealthy:

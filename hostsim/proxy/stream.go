@@ -200,6 +200,9 @@ func (s *stream) end() {
 	case s.flags == "DC":
 		stats.destroyedBusy.Add(1)
 		stats.destroyedBusyByPeer.Add(1)
+		if s.responseBegun && s.requestComplete.IsZero() { // a tunnel is one
+			stats.earlyResponses.Add(1)
+		}
 		stats.resets.Add(1)
 	case !s.responseBegun:
 		stats.resets.Add(1)

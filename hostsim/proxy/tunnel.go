@@ -140,7 +140,9 @@ func (t *tunnel) relay(in *input, to net.Conn, sent *Stat, response bool, count 
 			if moved, err = kernel.move(); errors.Is(err, errNoPipe) {
 				kernel, err = nil, nil
 			}
-			in.received.Add(int64(moved))
+			if moved > 0 {
+				in.noteRead(moved)
+			}
 			sent.Add(int64(moved))
 		default:
 			err = in.fill(bodyBuffer)

@@ -417,6 +417,7 @@ func (b *builder) wasm(path string, c *wasmv3.PluginConfig) (filterFactory, erro
 		return nil, b.wasmError(strings.TrimSuffix(path, ".vm_config"), err)
 	}
 	s.plugins = append(s.plugins, plugin)
+	b.countVM(v.GetRuntime(), config, code)
 	s.ticks = append(s.ticks, ticks)
 	if config.FailurePolicy == vm.FailReload {
 		for name, count := range map[string]func(vm.PluginStats) uint64{

@@ -15,6 +15,7 @@ type setMetadataFilter struct {
 type setMetadataFactory struct {
 	headersOnly
 	entries []setMetadataEntry
+	denied  *Stat // a namespace that was there may not be overwritten
 }
 
 type setMetadataEntry struct {
@@ -31,13 +32,15 @@ func (f *setMetadataFilter) decodeHeaders(bool) status {
 	for _, e := range f.factory.entries {
 		if _, there := f.stream.metadata[e.namespace]; !there || e.overwrite {
 			f.stream.mergeMetadata(e.namespace, e.fields)
+		} else {
+			f.factory.denied.Add(1)
 		}
 	}
 	return goOn
 }
 
 func (b *builder) setMetadata(path string, c *metadatav3.Config) (filterFactory, error) {
-	f := &setMetadataFactory{}
+	f := &setMetadataFactory{denied: b.server.Stats.Stat(b.statPrefix + "set_metadata.overwrite_denied")}
 	if c.GetValue() != nil && c.GetMetadataNamespace() != "" {
 		f.entries = append(f.entries, setMetadataEntry{c.GetMetadataNamespace(), c.GetValue(), true})
 	}

@@ -151,17 +151,17 @@ func (c *clusterStats) circuitBreakers(stats *Stats, cl *cluster, thresholds []*
 			{"rq_open", "remaining_rq", &b.requests, b.maxRequests},
 			{"rq_retry_open", "remaining_retries", &b.retries, b.maxRetries},
 		} {
-			stats.computed(prefix+r.open, func() (int64, bool) {
+			stats.computed(prefix+r.open, Gauge, func() (int64, bool) {
 				if now := r.now.Load(); now >= r.most && max(now, r.most) > 0 { // Envoy looks when it counts
 					return 1, true
 				}
 				return 0, r.now.used.Load()
 			})
 			if track {
-				stats.computed(prefix+r.left, func() (int64, bool) { return max(0, r.most-r.now.Load()), true })
+				stats.computed(prefix+r.left, Gauge, func() (int64, bool) { return max(0, r.most-r.now.Load()), true })
 			}
 		}
-		stats.computed(prefix+"cx_pool_open", func() (int64, bool) { return 0, c.cxTotal.Used() || i == 0 && c.pendingOverflow.Used() })
+		stats.computed(prefix+"cx_pool_open", Gauge, func() (int64, bool) { return 0, c.cxTotal.Used() || i == 0 && c.pendingOverflow.Used() })
 	}
 }
 

@@ -347,6 +347,7 @@ func (b *builder) balancing(path string, c *clusterv3.Cluster) (balancing, error
 	}
 	if c.GetLbSubsetConfig() != nil && len(c.GetLbSubsetConfig().GetSubsetSelectors()) > 0 {
 		lb.subsets = newSubsetting(c.GetLbSubsetConfig())
+		b.server.Stats.zeroGauges("cluster."+statName(c)+".", "lb_subsets_single_host_per_subset_duplicate")
 	}
 	var err error
 	lb.hashing, err = b.hashing(path, "cluster."+statName(c)+".", c)

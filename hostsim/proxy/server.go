@@ -54,11 +54,12 @@ type Options struct {
 type Server struct {
 	Stats Stats
 
-	options  Options
-	engine   *vm.Engine
-	plugins  []*vm.Plugin
-	guestLog *slog.Logger
-	node     *corev3.Node
+	options       Options
+	engine        *vm.Engine
+	plugins       []*vm.Plugin
+	pluginsByName map[string][]*vm.Plugin // whose stats have one name
+	guestLog      *slog.Logger
+	node          *corev3.Node
 
 	expressions expressions
 	callouts    callouts
@@ -105,9 +106,8 @@ type builder struct {
 	anyCluster bool
 
 	began          time.Time
-	vms            map[string]bool // by what makes plugins share one
-	listenerPrefix string          // of the stats of the listener that is being built
-	statPrefix     string          // of the connection manager that is being built
+	listenerPrefix string // of the stats of the listener that is being built
+	statPrefix     string // of the connection manager that is being built
 }
 
 func at(path, field string, i int) string { return index(path+"."+field, i) }

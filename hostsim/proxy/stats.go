@@ -35,7 +35,7 @@ type Stat struct {
 	value atomic.Int64
 	used  atomic.Bool
 	kind  StatKind
-	now   func() (value int64, used bool) // instead of value, if it is not nil
+	now   func() (value int64, used bool) // if it is not nil: the value, less that at the last reset
 }
 
 // Add adds to the stat.
@@ -60,7 +60,7 @@ func (s *Stat) use() {
 func (s *Stat) Value() int64 {
 	if s.now != nil {
 		n, _ := s.now()
-		return n
+		return n - s.value.Load()
 	}
 	return s.value.Load()
 }
@@ -126,10 +126,10 @@ func (s *Stats) zeroGauges(prefix string, names ...string) {
 	}
 }
 
-// computed makes a gauge whose value is asked for when somebody reads it, and
+// computed makes a stat whose value is asked for when somebody reads it, and
 // whether it counts as used.
-func (s *Stats) computed(name string, now func() (int64, bool)) {
-	s.get(name, Gauge).now = now
+func (s *Stats) computed(name string, kind StatKind, now func() (int64, bool)) {
+	s.get(name, kind).now = now
 }
 
 // beforeRead has f called whenever somebody reads the stats, so that they show
@@ -176,7 +176,12 @@ func (s *Stats) ResetCounters() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, stat := range s.stats {
-		if stat.kind == Counter {
+		switch {
+		case stat.kind != Counter:
+		case stat.now != nil:
+			n, _ := stat.now()
+			stat.value.Store(n)
+		default:
 			stat.value.Store(0)
 		}
 	}

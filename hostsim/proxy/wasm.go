@@ -357,9 +357,9 @@ func (b *builder) wasm(path string, c *wasmv3.PluginConfig) (filterFactory, erro
 		}
 		s.engine = engine
 		active := func() (int64, bool) { n := engine.Stats(); return int64(n.Active + n.Bases), true }
-		s.Stats.computed("wasm.envoy.wasm.runtime.v8.active", active)
-		s.Stats.computed("wasm.envoy.wasm.runtime.v8.created", func() (int64, bool) { return int64(engine.Stats().Created), true })
-		s.Stats.computed("wasm.wasm_vm_count", active)
+		s.Stats.computed("wasm.envoy.wasm.runtime.v8.active", Gauge, active)
+		s.Stats.computed("wasm.envoy.wasm.runtime.v8.created", Counter, func() (int64, bool) { return int64(engine.Stats().Created), true })
+		s.Stats.computed("wasm.wasm_vm_count", Gauge, active)
 	}
 	v, path := c.GetVmConfig(), path+".vm_config"
 	name, code, err := b.code(path+".code.local", v.GetCode().GetLocal())
@@ -417,18 +417,8 @@ func (b *builder) wasm(path string, c *wasmv3.PluginConfig) (filterFactory, erro
 		return nil, b.wasmError(strings.TrimSuffix(path, ".vm_config"), err)
 	}
 	s.plugins = append(s.plugins, plugin)
-	b.countVM(v.GetRuntime(), config, code)
+	b.pluginStats(config.Name, plugin)
 	s.ticks = append(s.ticks, ticks)
-	if config.FailurePolicy == vm.FailReload {
-		for name, count := range map[string]func(vm.PluginStats) uint64{
-			"":         func(p vm.PluginStats) uint64 { return p.Reload },
-			"_success": func(p vm.PluginStats) uint64 { return p.ReloadSuccess },
-			"_failure": func(p vm.PluginStats) uint64 { return p.ReloadFailure },
-			"_backoff": func(p vm.PluginStats) uint64 { return p.ReloadBackoff },
-		} {
-			s.Stats.computed("wasm."+c.GetName()+".vm_reload"+name, func() (int64, bool) { n := count(plugin.Stats()); return int64(n), n > 0 })
-		}
-	}
 	ticks.start(plugin)
 	return &wasmFactory{plugin, plugin.Exports("proxy_on_request_body"), plugin.Exports("proxy_on_response_body")}, nil
 }

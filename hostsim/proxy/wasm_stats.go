@@ -1,33 +1,30 @@
 package proxy
 
-import (
-	"crypto/sha256"
-	"fmt"
+import "switchyard/hostsim/vm"
 
-	"switchyard/hostsim/vm"
-)
-
-// countVM makes the stats of a plugin's VMs. Envoy makes one VM to load the
-// code into, and one for the main thread and each worker, for all plugins with
-// equal VM configuration and code; and one for each plugin to try it in.
-func (b *builder) countVM(runtime string, c vm.PluginConfig, code []byte) {
+// pluginStats makes the stats of a plugin. Plugins of one name share them.
+func (b *builder) pluginStats(name string, plugin *vm.Plugin) {
 	s := b.server
 	stats := &s.Stats
-	if b.vms == nil {
-		b.vms = map[string]bool{}
-	}
-	key := fmt.Sprintf("%q %q %x", c.VMID, c.VMConfiguration, sha256.Sum256(code))
-	made := int64(1)
-	active, all := stats.Gauge("wasm."+runtime+".active"), stats.Gauge("wasm.wasm_vm_count")
-	if !b.vms[key] {
-		b.vms[key] = true
-		n := int64(2 + s.options.Concurrency)
-		active.Add(n)
-		all.Add(n)
-		made += n
-	}
-	stats.Stat("wasm." + runtime + ".created").Add(made)
-	stats.zero("wasm.", "remote_load_cache_hits", "remote_load_cache_misses", "remote_load_cache_negative_hits", "remote_load_fetch_failures", "remote_load_fetch_successes")
+	stats.zero("wasm.", "remote_load_cache_hits", "remote_load_cache_misses", "remote_load_cache_negative_hits",
+		"remote_load_fetch_failures", "remote_load_fetch_successes")
 	stats.zeroGauges("wasm.", "remote_load_cache_entries")
-	stats.zero("wasm."+c.Name+".", "vm_reload", "vm_reload_backoff", "vm_reload_failure", "vm_reload_success")
+	if s.pluginsByName == nil {
+		s.pluginsByName = map[string][]*vm.Plugin{}
+	}
+	s.pluginsByName[name] = append(s.pluginsByName[name], plugin)
+	for stat, of := range map[string]func(vm.PluginStats) uint64{
+		"vm_reload":         func(p vm.PluginStats) uint64 { return p.Reload },
+		"vm_reload_success": func(p vm.PluginStats) uint64 { return p.ReloadSuccess },
+		"vm_reload_failure": func(p vm.PluginStats) uint64 { return p.ReloadFailure },
+		"vm_reload_backoff": func(p vm.PluginStats) uint64 { return p.ReloadBackoff },
+	} {
+		stats.computed("wasm."+name+"."+stat, Counter, func() (int64, bool) {
+			sum := uint64(0)
+			for _, p := range s.pluginsByName[name] {
+				sum += of(p.Stats())
+			}
+			return int64(sum), sum > 0
+		})
+	}
 }

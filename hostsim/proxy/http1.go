@@ -247,7 +247,13 @@ func parseResponse(head []byte, h *Headers, maxHeaders int) (status int, http11 
 	if !ok {
 		return 0, false, errParse
 	}
-	h.insert(":status", itoa(status))
+	// The number as it stands there, where that is its usual form: no memory.
+	_, word, _ := strings.Cut(line, " ")
+	if 100 <= status && status <= 999 && len(word) >= 3 && isDigit(word[0]) && word[0] != '0' && (len(word) == 3 || !isDigit(word[3])) {
+		h.insert(":status", word[:3])
+	} else {
+		h.insert(":status", itoa(status))
+	}
 	return status, version == "HTTP/1.1", parseFields(rest, h, maxHeaders)
 }
 

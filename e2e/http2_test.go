@@ -26,7 +26,16 @@ func extendedConnect(path string, more ...string) []string {
 // server of RFC 8441.
 func TestHTTP2(t *testing.T) {
 	t.Parallel()
-	p := start(t, envoy140, shipped(t, "bootstrap/http2.yaml"))
+	for _, peer := range []peer{envoy140, hostsim} {
+		t.Run(peer.name, func(t *testing.T) {
+			t.Parallel()
+			testHTTP2(t, peer)
+		})
+	}
+}
+
+func testHTTP2(t *testing.T, peer peer) {
+	p := start(t, peer, shipped(t, "bootstrap/http2.yaml"))
 
 	t.Run("an extended CONNECT gets a key for its HTTP/1 upstream, and no answer to it", func(t *testing.T) {
 		keys := map[string]bool{}
@@ -153,6 +162,15 @@ func TestHTTP2(t *testing.T) {
 // by HTTP/2, and frames flow.
 func TestHTTP2WithAWebSocketServer(t *testing.T) {
 	t.Parallel()
+	for _, peer := range []peer{envoy140, hostsim} {
+		t.Run(peer.name, func(t *testing.T) {
+			t.Parallel()
+			testHTTP2WithAWebSocketServer(t, peer)
+		})
+	}
+}
+
+func testHTTP2WithAWebSocketServer(t *testing.T, peer peer) {
 	u := startUpstreams(t)
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		c, err := websocket.Accept(w, r, nil)
@@ -172,7 +190,7 @@ func TestHTTP2WithAWebSocketServer(t *testing.T) {
 	}))
 	t.Cleanup(server.Close)
 	u.ports[8081] = server.Listener.Addr().(*net.TCPAddr).Port
-	p := startOn(t, envoy140, shipped(t, "bootstrap/http2.yaml"), u)
+	p := startOn(t, peer, shipped(t, "bootstrap/http2.yaml"), u)
 
 	t.Run("from HTTP/2", func(t *testing.T) {
 		tunnel := requestHTTP2(t, p.addr, false, extendedConnect("/")...)

@@ -16,6 +16,9 @@ type nodiffCase struct {
 	name     string
 	line     int
 	listener string     // "" is the first one
+	http2    bool       // steps are frames
+	bare     bool       // ... without a preface and SETTINGS before them
+	tls      []string   // the client speaks TLS: see clientTLS
 	whole    bool       // never split its writes: what it shows depends on them
 	client   []step     // of all clients, in order
 	answers  [][]step   // what an upstream does for the first request, the second, ...
@@ -82,6 +85,12 @@ func readNodiffFile(path string) (*nodiffFile, error) {
 				if client = n - 1; client == len(c.methods) {
 					c.methods = append(c.methods, nil)
 				}
+			case word == "http2":
+				c.http2, c.bare = true, rest == "bare"
+			case word == "tls":
+				c.tls = strings.Fields(rest)
+			case word == ">2":
+				c.client = append(c.client, step{op: "frame", client: client, text: rest})
 			case word == "whole":
 				c.whole = true
 			case word == ">":

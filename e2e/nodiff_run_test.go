@@ -188,6 +188,7 @@ func (x *nodiffProxy) run(c *nodiffCase, split func(text string) []string, stats
 	waited := make([]int, len(c.methods)) // responses
 	passed := make([]int, len(c.methods)) // bytes, of wait "text"
 	silent := make([]bool, len(c.methods))
+	writers := make([]*frameWriter, len(c.methods))
 	var masks []string
 	open := func(i int) error {
 		if wires[i] != nil {
@@ -195,7 +196,15 @@ func (x *nodiffProxy) run(c *nodiffCase, split func(text string) []string, stats
 		}
 		conn, err := net.DialTimeout("tcp", addr, nodiffPatience)
 		if err == nil {
-			wires[i] = newWire(conn.(*net.TCPConn))
+			rw := conn
+			if c.tls != nil {
+				config, err := clientTLS(c.tls)
+				if err != nil {
+					return err
+				}
+				rw = secured(conn, config)
+			}
+			wires[i] = wireOn(conn.(*net.TCPConn), rw)
 			masks = append(masks, conn.LocalAddr().String(), "<client>")
 		}
 		return err
@@ -203,11 +212,15 @@ func (x *nodiffProxy) run(c *nodiffCase, split func(text string) []string, stats
 	wait := func(i, n int) {
 		waited[i] += n
 		wires[i].until(nodiffPatience, func(data []byte) bool {
+			if c.http2 {
+				_, ended := frames(data)
+				return ended >= waited[i]
+			}
 			all, _ := replies(data, c.methods[i], false)
 			return count(all) >= waited[i]
 		})
 	}
-	if len(c.client) == 0 || c.client[0].op != "send" {
+	if len(c.client) == 0 || c.client[0].op != "send" && c.client[0].op != "frame" {
 		if err := open(0); err != nil {
 			return nil, err
 		}
@@ -218,6 +231,26 @@ func (x *nodiffProxy) run(c *nodiffCase, split func(text string) []string, stats
 		}
 		w := wires[s.client]
 		switch s.op {
+		case "frame":
+			if writers[s.client] == nil {
+				writers[s.client] = newFrameWriter()
+				for _, first := range []string{"preface", "settings"} {
+					if text, err := writers[s.client].frame(first); err == nil && !c.bare {
+						w.send(text)
+					}
+				}
+				time.Sleep(20 * time.Millisecond) // whether SETTINGS come with the first frame is not left to chance
+			}
+			text, err := writers[s.client].frame(s.text)
+			if err != nil {
+				return nil, fmt.Errorf("line %q: %w", s.text, err)
+			}
+			for i, part := range split(text) {
+				if i > 0 {
+					time.Sleep(2 * time.Millisecond)
+				}
+				w.send(part)
+			}
 		case "send":
 			for i, part := range split(s.text) {
 				if i > 0 {
@@ -261,6 +294,13 @@ func (x *nodiffProxy) run(c *nodiffCase, split func(text string) []string, stats
 			continue
 		}
 		o.closed = append(o.closed, w.watch())
+		if c.http2 {
+			w.mu.Lock()
+			lines, _ := frames(w.data)
+			w.mu.Unlock()
+			o.clients = append(o.clients, lines)
+			continue
+		}
 		w.mu.Lock()
 		all, rest := replies(w.data, c.methods[i], w.err != nil)
 		w.mu.Unlock()

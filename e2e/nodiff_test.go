@@ -337,6 +337,9 @@ func (o *observation) summary() string {
 			if rest, ok := strings.CutPrefix(line, "HTTP/1."); ok && len(rest) > 4 {
 				statuses = append(statuses, rest[2:5])
 			}
+			if _, status, ok := strings.Cut(line, ":status: "); ok {
+				statuses = append(statuses, status)
+			}
 		}
 		if statuses == nil {
 			statuses = []string{"no response"}

@@ -3,6 +3,7 @@ package e2e
 import (
 	"bufio"
 	"bytes"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -18,7 +19,8 @@ import (
 // A wire is a TCP connection that is read all the time, so that it is known
 // when bytes came and how and when it ended.
 type wire struct {
-	c *net.TCPConn
+	c  *net.TCPConn
+	rw net.Conn // what is read and written: c, or TLS on it
 
 	mu    sync.Mutex
 	cond  *sync.Cond
@@ -30,13 +32,15 @@ type wire struct {
 	sent  error // of the first failed write
 }
 
-func newWire(c *net.TCPConn) *wire {
-	w := &wire{c: c, last: time.Now()}
+func newWire(c *net.TCPConn) *wire { return wireOn(c, c) }
+
+func wireOn(c *net.TCPConn, rw net.Conn) *wire {
+	w := &wire{c: c, rw: rw, last: time.Now()}
 	w.cond = sync.NewCond(&w.mu)
 	go func() {
 		buf := make([]byte, 64<<10)
 		for {
-			n, err := c.Read(buf)
+			n, err := rw.Read(buf)
 			now := time.Now()
 			w.mu.Lock()
 			if n > 0 {
@@ -71,8 +75,8 @@ func (w *wire) Read(p []byte) (int, error) {
 }
 
 func (w *wire) send(text string) {
-	_ = w.c.SetWriteDeadline(time.Now().Add(nodiffPatience))
-	_, err := io.WriteString(w.c, text)
+	_ = w.rw.SetWriteDeadline(time.Now().Add(nodiffPatience))
+	_, err := io.WriteString(w.rw, text)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.last = time.Now()
@@ -271,7 +275,7 @@ type upstreamRequest struct {
 var upstreamPorts = []struct {
 	port string
 	name string
-}{{"8080", "web"}, {"8081", "websocket"}, {"8082", "other"}, {"8083", "third"}, {"8084", "refused"}, {"8085", "unanswered"}}
+}{{"8080", "web"}, {"8081", "websocket"}, {"8082", "other"}, {"8083", "third"}, {"8084", "refused"}, {"8085", "unanswered"}, {"8086", "secure"}, {"8087", "http2"}, {"8088", "stranger"}, {"8089", "either"}}
 
 // sentinel marks the request that the harness sends after each case: when its
 // access log line is there, all lines of the case are.
@@ -300,15 +304,43 @@ func startScriptedUpstreams() (*scriptedUpstreams, error) {
 				if err != nil {
 					return
 				}
-				conn := &upstreamConn{wire: newWire(c.(*net.TCPConn)), upstream: s}
-				u.mu.Lock()
-				u.conns = append(u.conns, conn)
-				u.mu.Unlock()
-				go conn.serve()
+				go s.accept(c.(*net.TCPConn))
 			}
 		}()
 	}
 	return u, nil
+}
+
+// accept serves a connection in the way of the upstream.
+func (s *scriptedUpstream) accept(c *net.TCPConn) {
+	rw, protocol := net.Conn(c), ""
+	certificate := map[string]string{"secure": "server", "stranger": "stranger", "either": "server"}[s.name]
+	if certificate != "" {
+		pair, err := tls.LoadX509KeyPair(tlsFile(certificate+".pem"), tlsFile(certificate+".key"))
+		if err != nil {
+			panic(err) // testdata is part of the repository
+		}
+		config := &tls.Config{Certificates: []tls.Certificate{pair}, NextProtos: []string{"http/1.1"}, SessionTicketsDisabled: true}
+		if s.name == "either" {
+			config.NextProtos = []string{"h2", "http/1.1"}
+		}
+		t := tls.Server(c, config)
+		_ = t.SetDeadline(time.Now().Add(nodiffPatience))
+		if t.Handshake() == nil {
+			_ = t.SetDeadline(time.Time{})
+		}
+		rw, protocol = t, t.ConnectionState().NegotiatedProtocol
+	}
+	conn := &upstreamConn{wire: wireOn(c, rw), upstream: s}
+	u := s.all
+	u.mu.Lock()
+	u.conns = append(u.conns, conn)
+	u.mu.Unlock()
+	if s.name == "http2" || protocol == "h2" {
+		conn.serveFrames()
+	} else {
+		conn.serve()
+	}
 }
 
 // silent takes a port from which nobody gets an answer: a connection is refused

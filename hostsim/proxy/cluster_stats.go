@@ -10,10 +10,10 @@ import (
 
 // clusterStats are the stats of a cluster, by Envoy's names; see newClusterStats.
 type clusterStats struct {
-	cxTotal, cxActive, cxHTTP1, cxHTTP2, cxConnectFail, cxConnectTimeout, cxOverflow, cxIdleTimeout, cxMaxRequests, cxMaxDuration *Stat
-	cxProtocolError, cxCloseNotify, cxNoneHealthy                                                                                 *Stat
-	cxDestroy, cxDestroyLocal, cxDestroyRemote                                                                                    *Stat
-	cxDestroyBusy, cxDestroyLocalBusy, cxDestroyRemoteBusy                                                                        *Stat
+	rqRxReset, rqTxReset, cxTotal, cxActive, cxHTTP1, cxHTTP2, cxConnectFail, cxConnectTimeout, cxOverflow, cxIdleTimeout, cxMaxRequests, cxMaxDuration *Stat
+	cxProtocolError, cxCloseNotify, cxNoneHealthy                                                                                                       *Stat
+	cxDestroy, cxDestroyLocal, cxDestroyRemote                                                                                                          *Stat
+	cxDestroyBusy, cxDestroyLocalBusy, cxDestroyRemoteBusy                                                                                              *Stat
 
 	rqTotal, rqActive, activeOverflow, rqTimeout, cancelled    *Stat
 	pendingTotal, pendingActive, pendingOverflow, pendingEject *Stat
@@ -38,6 +38,8 @@ func newClusterStats(stats *Stats, prefix string) *clusterStats {
 		"upstream_cx_total":                         &c.cxTotal,
 		"upstream_cx_active":                        &c.cxActive,
 		"upstream_cx_http1_total":                   &c.cxHTTP1,
+		"upstream_rq_rx_reset":                      &c.rqRxReset,
+		"upstream_rq_tx_reset":                      &c.rqTxReset,
 		"upstream_cx_http2_total":                   &c.cxHTTP2,
 		"upstream_cx_connect_fail":                  &c.cxConnectFail,
 		"upstream_cx_connect_timeout":               &c.cxConnectTimeout,
@@ -118,7 +120,7 @@ func newClusterStats(stats *Stats, prefix string) *clusterStats {
 		"upstream_flow_control_drained_total", "upstream_flow_control_paused_reading_total",
 		"upstream_flow_control_resumed_reading_total", "upstream_http3_broken", "upstream_internal_redirect_failed_total",
 		"upstream_internal_redirect_succeeded_total", "upstream_rq_0rtt", "upstream_rq_maintenance_mode",
-		"upstream_rq_max_duration_reached", "upstream_rq_rx_reset", "upstream_rq_rx_reset_no_error", "upstream_rq_tx_reset",
+		"upstream_rq_max_duration_reached", "upstream_rq_rx_reset_no_error",
 		"upstream_cx_preconnect_skipped", "upstream_rq_completed")
 	c.codes = codeStats{stats: stats, prefix: prefix}
 	c.externalCodes = codeStats{stats: stats, prefix: prefix + "external."}

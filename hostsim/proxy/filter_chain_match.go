@@ -28,6 +28,11 @@ type listenerChain struct {
 	protocols   []string // of ALPN
 }
 
+// any says that the chain takes every connection.
+func (c *listenerChain) any() bool {
+	return len(c.serverNames) == 0 && c.transport == "" && len(c.protocols) == 0
+}
+
 // inspection is what a client's first bytes say.
 type inspection struct {
 	tls        bool
@@ -174,6 +179,9 @@ func (c *connection) secureBy(l *listener) (ok, byPeer bool) {
 	chain := l.choose(seen)
 	if chain == nil {
 		l.server.Stats.Stat(l.prefix + "no_filter_chain_match").Add(1)
+		if tcp, isTCP := c.Conn.(*net.TCPConn); isTCP && len(seen.read) > 0 {
+			tcp.SetLinger(0) // what Envoy has only peeked at makes its close a reset
+		}
 		return false, false
 	}
 	c.hcm, c.serverName = chain.hcm, seen.serverName
@@ -246,8 +254,8 @@ func (b *builder) listenerChain(path string, c *listenerv3.FilterChain, m *hcm) 
 	return chain, err
 }
 
-// listenerFilters reads which listener filters there are. Like Envoy it adds
-// tls_inspector where a chain can only be chosen with it.
+// listenerFilters reads which listener filters there are. Without tls_inspector
+// nothing is known of a client's first bytes.
 func (b *builder) listenerFilters(path string, c *listenerv3.Listener, l *listener) error {
 	l.inspectLimit = 15 * time.Second
 	if d := c.GetListenerFiltersTimeout(); d != nil {
@@ -264,13 +272,10 @@ func (b *builder) listenerFilters(path string, c *listenerv3.Listener, l *listen
 		}
 		l.inspects = true
 	}
-	for _, chain := range l.chains {
-		l.inspects = l.inspects || chain.transport != "" || len(chain.protocols) > 0 || len(chain.serverNames) > 0
-	}
 	if l.inspects {
 		b.server.Stats.zero("tls_inspector.", "alpn_found", "alpn_not_found", "client_hello_too_large", "sni_found", "sni_not_found", "tls_found", "tls_not_found")
 	}
-	if len(l.chains) == 1 && !l.inspects && l.chains[0].tls == nil {
+	if len(l.chains) == 1 && !l.inspects && l.chains[0].tls == nil && l.chains[0].any() {
 		l.plain = l.chains[0]
 	}
 	return nil

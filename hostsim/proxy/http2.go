@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bufio"
 	"bytes"
 	"errors"
 	"io"
@@ -34,6 +35,7 @@ type http2Conn struct {
 	conn    net.Conn
 	options *http2Options
 	stats   *http2Stats
+	in      *bufio.Reader
 	framer  *http2.Framer
 	hpack   *hpack.Decoder
 	message http2Message // what the decoder fills
@@ -109,9 +111,9 @@ const (
 	largestWindow = math.MaxInt32
 )
 
-func newHTTP2Conn(c net.Conn, r io.Reader, options *http2Options, mostFields, mostSize int, stats *http2Stats) *http2Conn {
+func newHTTP2Conn(c net.Conn, r *bufio.Reader, options *http2Options, mostFields, mostSize int, stats *http2Stats) *http2Conn {
 	h := &http2Conn{
-		conn: c, options: options, stats: stats, streams: map[uint32]*http2Stream{},
+		conn: c, in: r, options: options, stats: stats, streams: map[uint32]*http2Stream{},
 		sendWindow: firstWindow, recvWindow: options.connWindow, peerWindow: firstWindow, peerFrame: minFrame,
 		peerStreams: math.MaxInt32, mostFields: mostFields, mostSize: mostSize,
 	}
@@ -142,7 +144,6 @@ func (h *http2Conn) begin(settings ...http2.Setting) {
 	if more := h.options.connWindow - firstWindow; more > 0 {
 		h.framer.WriteWindowUpdate(0, uint32(more))
 	}
-	h.flush()
 }
 
 // flush writes what waits. One goroutine writes at a time, the others leave it
@@ -213,6 +214,8 @@ func (h *http2Conn) connectionError(e *http2Error) {
 	defer h.mu.Unlock()
 	if !e.silent {
 		h.framer.WriteGoAway(h.last, e.code, []byte(e.text))
+	} else if !h.writing {
+		h.out = h.out[:0] // Envoy does not come to write in this turn
 	}
 	h.flush()
 	h.end(errHTTP2Broken)
@@ -291,6 +294,9 @@ func (h *http2Conn) read() error {
 		if closed != nil {
 			return closed
 		}
+		if h.in.Buffered() < 9 {
+			h.turn()
+		}
 	}
 }
 
@@ -298,6 +304,13 @@ func (h *http2Conn) change() {
 	if h.onChange != nil {
 		h.onChange()
 	}
+}
+
+// turn writes what has gathered while one read's worth of frames was handled.
+func (h *http2Conn) turn() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.flushLater()
 }
 
 // checkHeader judges a frame by its place, before its content.
@@ -444,6 +457,9 @@ func (h *http2Conn) section(id uint32, m *http2Message) *http2Error {
 		return nil
 	}
 	e := m.whole()
+	if m.check.kind == trailerSection && h.next == 0 {
+		h.stats.trailers.Add(1)
+	}
 	if e == nil {
 		s.wireIn += int64(m.size)
 	}
@@ -457,7 +473,6 @@ func (h *http2Conn) section(id uint32, m *http2Message) *http2Error {
 		return h.messageError(s, e)
 	case m.check.kind == trailerSection:
 		s.trailers = append(s.trailers[:0], m.fields...)
-		h.stats.trailers.Add(1)
 	default:
 		s.heads = append(s.heads, http2Head{fields: append([]field(nil), m.fields...), status: m.check.status, end: m.end})
 		if s.headed = !m.informational(); s.headed {
@@ -513,7 +528,9 @@ func (h *http2Conn) open(id uint32, m *http2Message) *http2Error {
 // messageError is what a malformed message leads to. The lock is held.
 func (h *http2Conn) messageError(s *http2Stream, e *http2Error) *http2Error {
 	if !e.stream {
-		h.stats.messagingErrors.Add(1)
+		if e != errHTTP2Broken {
+			h.stats.messagingErrors.Add(1)
+		}
 		if !h.options.streamErrors {
 			s.fail(e)
 			s.peerReset = true // nothing is said on it any more
@@ -857,6 +874,13 @@ func (s *http2Stream) there() (content, end bool) {
 	s.http2.mu.Lock()
 	defer s.http2.mu.Unlock()
 	return s.consumed < len(s.content), s.remoteEnd
+}
+
+// unreadContent is how much has come that nobody has read.
+func (s *http2Stream) unreadContent() int64 {
+	s.http2.mu.Lock()
+	defer s.http2.mu.Unlock()
+	return int64(len(s.content) - s.consumed)
 }
 
 // broken is why the stream ended before its time, or nil.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"math"
+	"strings"
 	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -58,33 +59,50 @@ func (c *connection) serveHTTP2() (byPeer bool) {
 	h.onOpen = h.serveStream
 	defer h.close(errHTTP2Closed)
 	settings := []http2.Setting{{ID: http2.SettingHeaderTableSize, Val: m.http2.tableSize}}
+	connect := http2.Setting{ID: settingEnableConnect}
 	if m.http2.allowConnect {
-		settings = append(settings, http2.Setting{ID: settingEnableConnect, Val: 1})
+		connect.Val = 1
 	}
+	settings = append(settings, connect)
 	h.begin(append(settings,
 		http2.Setting{ID: http2.SettingMaxConcurrentStreams, Val: m.http2.maxStreams},
 		http2.Setting{ID: http2.SettingInitialWindowSize, Val: uint32(m.http2.streamWindow)})...)
 	h.limitLife()
 	defer h.unlimitLife()
-	err := preface(r)
+	err := h.preface(r)
 	if err == nil {
 		err = h.read()
 	}
 	var e *http2Error
+	h.mu.Lock()
+	busy := len(h.streams) > 0
+	h.mu.Unlock()
 	if errors.As(err, &e) {
 		m.stats.protocolErrors.Add(1)
 		h.connectionError(e)
+		if busy {
+			m.stats.destroyedBusy.Add(1)
+			m.stats.destroyedBusyHere.Add(1)
+		}
 		return h.linger()
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return !h.lingered || h.byPeer
+	byPeer = !h.lingered || h.byPeer
+	if busy && byPeer {
+		m.stats.destroyedBusy.Add(1)
+		m.stats.destroyedBusyByPeer.Add(1)
+	}
+	return byPeer
 }
 
 // preface reads the preface of a client (RFC 9113 3.4), each byte of which has
 // to be right.
-func preface(r *bufio.Reader) error {
+func (h *http2Server) preface(r *bufio.Reader) error {
 	for i := range len(http2.ClientPreface) {
+		if r.Buffered() == 0 && i > 0 {
+			h.turn()
+		}
 		b, err := r.ReadByte()
 		if err != nil {
 			return err
@@ -179,7 +197,11 @@ func (s *stream) serveHTTP2(m *http2Message, refused *http2Error) {
 	if !s.waited {
 		st.forgetIncomplete()
 	}
-	st.done(s.broken)
+	code := http2.ErrCodeInternal
+	if strings.HasSuffix(s.details, "{connection_termination}") {
+		code = http2.ErrCodeConnect
+	}
+	st.done(s.broken, code)
 }
 
 // decodeFields makes the request's head of a header section: cookies become one
@@ -358,7 +380,7 @@ func (s *http2Stream) forgetIncomplete() {
 }
 
 // done ends the stream for good: what has not been said by now never will be.
-func (s *http2Stream) done(broken bool) {
+func (s *http2Stream) done(broken bool, code http2.ErrCode) {
 	s.http2.mu.Lock()
 	defer s.http2.mu.Unlock()
 	switch {
@@ -366,7 +388,7 @@ func (s *http2Stream) done(broken bool) {
 	case s.localEnd && !broken:
 		s.reset(http2.ErrCodeNo)
 	default:
-		s.reset(http2.ErrCodeInternal)
+		s.reset(code)
 	}
 	s.http2.flush()
 }

@@ -33,20 +33,20 @@ func (u *upstreamConn) sendFields(s *stream, end bool) {
 	upgrade := isUpgrade(h)
 	u.http2.isHead, u.http2.isConnect = s.head, h.value(":method") == "CONNECT" && !upgrade
 	err := u.http2.writeHeaders(end, func(add func(name, value string)) {
-		for _, f := range h.fields {
+		for i, f := range h.fields {
+			if upgrade && i == h.pseudo {
+				add(":protocol", h.value("upgrade"))
+			}
 			switch {
 			case upgrade && f.name == ":method":
 				add(":method", "CONNECT")
 				continue
-			case upgrade && (f.name == "upgrade" || f.name == "connection" || f.name == "sec-websocket-key"):
+			case upgrade && (f.name == "upgrade" || f.name == "connection"):
 				continue
 			case f.name == "host", f.name == "keep-alive", f.name == "proxy-connection", f.name == "transfer-encoding", f.name == "connection", f.name == "upgrade":
 				continue
 			}
 			add(f.name, f.value)
-		}
-		if upgrade {
-			add(":protocol", h.value("upgrade"))
 		}
 	})
 	u.headed = err == nil && end
@@ -277,6 +277,7 @@ func (p *pool) newHTTP2Client(up *upstreamConn) *http2Client {
 	if c.idleTimeout > 0 {
 		h.idle = time.AfterFunc(c.idleTimeout, h.expire)
 	}
+	h.turn()
 	go h.serve()
 	return h
 }
@@ -399,7 +400,8 @@ func (p *pool) idleClient() *http2Client {
 
 // finishStream ends a request on its stream.
 func (u *upstreamConn) finishStream(how ending) {
-	u.http2.done(false)
+	u.countReset(how)
+	u.http2.done(false, http2.ErrCodeCancel)
 	h, p := u.client, u.pool
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -415,6 +417,28 @@ func (u *upstreamConn) finishStream(how ending) {
 		h.idle.Reset(p.host.cluster.idleTimeout)
 	}
 	p.serveWaiting()
+}
+
+// countReset counts a stream that did not come to its end.
+func (u *upstreamConn) countReset(how ending) {
+	st, stats := u.http2, u.host.cluster.stats
+	err := st.broken()
+	var reset *resetError
+	switch {
+	case errors.As(err, &reset):
+		if reset.code != http2.ErrCodeRefusedStream {
+			stats.rqRxReset.Add(1)
+		}
+	case errors.As(err, new(*http2Error)):
+		stats.rqTxReset.Add(1)
+	case err == nil && (how == resetHere || how == resetByPeer):
+		st.http2.mu.Lock()
+		open := st.active
+		st.http2.mu.Unlock()
+		if open {
+			stats.rqTxReset.Add(1)
+		}
+	}
 }
 
 // serveWaiting gives requests that wait to connections that have room. The lock

@@ -251,11 +251,15 @@ func (p *pool) connect() {
 		p.host.stats.connections.Add(1)
 		p.host.stats.activeConnections.Add(1)
 		stats.cxTotal.Add(1)
-		stats.cxActive.Add(1)
-		if p.host.cluster.protocol == upstreamHTTP1 && !p.raw {
+		switch {
+		case p.host.cluster.protocol == upstreamAuto || p.raw:
+		case p.shares():
+			stats.cxHTTP2.Add(1)
+		default:
 			stats.cxHTTP1.Add(1)
 			stats.http1()
 		}
+		stats.cxActive.Add(1)
 		go p.dial()
 		if !allowed {
 			return
@@ -276,13 +280,18 @@ func (p *pool) dial() {
 		up.pool = p
 		c.stats.connectTime.Record(uint64(up.times.made.Sub(up.times.begun).Milliseconds()))
 		if !p.raw && p.speaksHTTP2(up) {
+			if c.protocol == upstreamAuto {
+				c.stats.cxHTTP2.Add(1)
+				c.stats.cxTotal.Add(1)
+			}
 			p.clients = append(p.clients, p.newHTTP2Client(up))
 			p.serveWaiting()
 			p.connect()
 			return
 		}
-		if !p.raw && c.protocol != upstreamHTTP1 { // those are counted already
+		if !p.raw && c.protocol == upstreamAuto { // the others are counted already
 			c.stats.cxHTTP1.Add(1)
+			c.stats.cxTotal.Add(1) // Envoy counts it when the protocol is known, too
 			c.stats.http1()
 		}
 		if c.maxLife > 0 {

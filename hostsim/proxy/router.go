@@ -308,7 +308,6 @@ func (s *stream) failed(err error) *localReply {
 	case errors.Is(err, errHTTP2Reset):
 		r.flags, reason = "UR", resetReason(err)
 	case errors.As(err, new(*http2Error)):
-		stats.cxProtocolError.Add(1)
 		r.status, r.flags, reason = 502, "UPE", "protocol error"
 	case errors.As(err, &protocol) || err == errBody:
 		stats.cxProtocolError.Add(1)
@@ -750,7 +749,7 @@ func (s *stream) relay(r *route, up *upstreamConn) *localReply {
 	}
 	s.upstream.Store(nil)
 	if err != nil {
-		if !errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, errDownstream) && err != errFilter {
+		if up.http2 == nil && !errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, errDownstream) && err != errFilter {
 			c.stats.cxProtocolError.Add(1)
 		}
 		s.letGo(up, endingOf(err))

@@ -198,9 +198,11 @@ func (s *stream) end() {
 		// Envoy says so of whatever is under way when it exits.
 		s.details, s.flags = "downstream_local_disconnect(purging_socket_that_have_not_progressed_to_connections)", "DC"
 	case s.flags == "DC":
-		stats.destroyedBusy.Add(1)
-		stats.destroyedBusyByPeer.Add(1)
-		if s.responseBegun && s.requestComplete.IsZero() { // a tunnel is one
+		if s.conn.http2 == nil {
+			stats.destroyedBusy.Add(1)
+			stats.destroyedBusyByPeer.Add(1)
+		}
+		if s.responseBegun && s.requestComplete.IsZero() && s.status != 101 { // of a tunnel it is known
 			stats.earlyResponses.Add(1)
 		}
 		stats.resets.Add(1)
@@ -344,6 +346,9 @@ func (s *stream) left() *localReply {
 	defer s.mu.Unlock()
 	s.closing = true
 	s.details, s.flags = s.conn.whyGone()
+	if s.conn.http2 != nil {
+		s.bytesReceived.Add(s.conn.http2.unreadContent() + int64(len(s.conn.in.buffered())))
+	}
 	return &localReply{}
 }
 

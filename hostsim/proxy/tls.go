@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -132,7 +133,10 @@ func (t *tlsStats) expires(kind string, c *x509.Certificate) {
 }
 
 // verifyFailure is a certificate that is not accepted.
-type verifyFailure struct{ why string } // as Envoy says it
+type verifyFailure struct {
+	why   string // as Envoy says it
+	alert uint8
+}
 
 func (e *verifyFailure) Error() string { return e.why }
 
@@ -154,7 +158,7 @@ func (v *verifier) check(s *tls.ConnectionState, host string, stats *tlsStats) e
 		}
 		if _, err := leaf.Verify(x509.VerifyOptions{Roots: v.roots, Intermediates: inner, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}); err != nil {
 			stats.verifyError.Add(1)
-			return &verifyFailure{why: "X509_verify_cert: certificate verification error at depth 0: " + x509Reason(err, leaf)}
+			return &verifyFailure{"X509_verify_cert: certificate verification error at depth 0: " + x509Reason(err, leaf), x509Alert(err)}
 		}
 	}
 	matches := v.sans
@@ -163,7 +167,11 @@ func (v *verifier) check(s *tls.ConnectionState, host string, stats *tlsStats) e
 	}
 	if len(matches) > 0 && !matchesSAN(leaf, matches) {
 		stats.verifySAN.Add(1)
-		return &verifyFailure{why: "SAN matcher, certificate SANs are [" + strings.Join(allSANs(leaf), ", ") + "]"}
+		why := "SAN matcher, certificate SANs are ["
+		if host != "" {
+			why = "verify SAN list, expected SANs: [" + host + "], certificate SANs: ["
+		}
+		return &verifyFailure{why + strings.Join(allSANs(leaf), ", ") + "]", alertCertificateUnknown}
 	}
 	if len(v.hashes) > 0 {
 		sum := sha256.Sum256(leaf.Raw)
@@ -174,9 +182,42 @@ func (v *verifier) check(s *tls.ConnectionState, host string, stats *tlsStats) e
 			}
 		}
 		stats.verifyHash.Add(1)
-		return &verifyFailure{why: "cert hash and spki"}
+		return &verifyFailure{"cert hash and spki", alertCertificateUnknown}
 	}
 	return nil
+}
+
+// Alerts of a refused certificate (RFC 8446 6.2).
+const (
+	alertCertificateExpired = 45
+	alertCertificateUnknown = 46
+	alertUnknownCA          = 48
+)
+
+func x509Alert(err error) uint8 {
+	var invalid x509.CertificateInvalidError
+	switch {
+	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
+		return alertCertificateExpired
+	case errors.As(err, new(x509.UnknownAuthorityError)):
+		return alertUnknownCA
+	}
+	return alertCertificateUnknown
+}
+
+// deny sends an alert that crypto/tls has no way to send, in the plain text that
+// a handshake of TLS 1.2 has then, and nothing more.
+func (t *tlsTransport) deny(alert uint8) {
+	t.TCPConn.Write([]byte{21, 3, 3, 0, 2, 2, alert})
+	t.mute.Store(true)
+}
+
+// Write implements net.Conn.
+func (t *tlsTransport) Write(p []byte) (int, error) {
+	if t.mute.Load() {
+		return len(p), nil
+	}
+	return t.TCPConn.Write(p)
 }
 
 // x509Reason is OpenSSL's word for why a chain is not accepted.
@@ -255,6 +296,7 @@ type tlsTransport struct {
 	raw    syscall.RawConn
 	replay []byte
 	nowait atomic.Bool
+	mute   atomic.Bool
 }
 
 // Read implements net.Conn.
@@ -340,6 +382,16 @@ func (t *transportSocket) handshake(c *net.TCPConn, replay []byte, limit time.Du
 		s.local = chosen.Leaf
 		return chosen, nil
 	}
+	config.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		for _, ours := range config.NextProtos {
+			if slices.Contains(hello.SupportedProtos, ours) {
+				return nil, nil
+			}
+		}
+		without := config.Clone() // no protocol in common is no reason to refuse
+		without.NextProtos = nil
+		return without, nil
+	}
 	certificates := config.Certificates
 	config.Certificates = nil
 	config.VerifyConnection = func(state tls.ConnectionState) error { return t.verify.check(&state, "", t.stats) }
@@ -348,7 +400,11 @@ func (t *transportSocket) handshake(c *net.TCPConn, replay []byte, limit time.Du
 		c.SetDeadline(time.Now().Add(limit))
 	}
 	if err := s.Conn.Handshake(); err != nil {
-		if !errors.As(err, new(*verifyFailure)) && !errors.Is(err, net.ErrClosed) {
+		switch {
+		case errors.As(err, new(*verifyFailure)):
+		case t.verify.required && len(s.Conn.ConnectionState().PeerCertificates) == 0 && strings.Contains(err.Error(), "didn't provide a certificate"):
+			t.stats.verifyNoCert.Add(1)
+		case !errors.Is(err, net.ErrClosed):
 			t.stats.errors.Add(1)
 		}
 		return nil, err
@@ -384,7 +440,9 @@ func (t *transportSocket) dial(c *net.TCPConn, p *pool, limit time.Time) (*secur
 	var refused *verifyFailure
 	config.VerifyConnection = func(state tls.ConnectionState) error {
 		err := t.verify.check(&state, san, t.stats)
-		errors.As(err, &refused)
+		if errors.As(err, &refused) && state.Version <= tls.VersionTLS12 {
+			transport.deny(refused.alert)
+		}
 		return err
 	}
 	s.Conn = tls.Client(transport, config)

@@ -39,7 +39,7 @@ func (b *builder) downstreamTLS(path string, c *corev3.TransportSocket, prefix s
 	t.verify.required = d.GetRequireClientCertificate().GetValue()
 	switch {
 	case t.verify.required:
-		t.config.ClientAuth = tls.RequestClientCert // VerifyConnection misses it, which counts it
+		t.config.ClientAuth = tls.RequireAnyClientCert
 	case common.GetValidationContext() != nil:
 		t.config.ClientAuth = tls.RequestClientCert
 	}

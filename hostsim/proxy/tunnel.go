@@ -14,11 +14,13 @@ import (
 // moved for the idle timeout. The 101 waits in conn.out.
 func (s *stream) tunnel(up *upstreamConn) {
 	how := resetHere // who ends the connection to the upstream
+	ended := false   // both directions have come to their end
+	s.hcm.stats.earlyResponses.Add(1)
 	defer func() {
 		s.upstream.Store(nil)
 		s.letGo(up, how)
 		s.closing = true
-		s.broken = s.flags != "DC"
+		s.broken = s.flags != "DC" && !ended
 		s.body.done = true
 	}()
 	s.mu.Lock()
@@ -65,6 +67,7 @@ func (s *stream) tunnel(up *upstreamConn) {
 		how = resetByPeer
 	}
 	wg.Wait()
+	ended = t.halves.Load() == 2
 }
 
 type tunnel struct {
@@ -191,6 +194,11 @@ func (t *tunnel) ended(from, to net.Conn, err error, closed, flags string) (stri
 		return closed, flags
 	}
 	if errors.Is(err, io.EOF) {
+		if from == t.stream.conn.Conn {
+			t.stream.mu.Lock()
+			t.stream.requestComplete = time.Now()
+			t.stream.mu.Unlock()
+		}
 		peer, both := to.(*http2Stream)
 		if both {
 			peer.send(nil, true, nil)

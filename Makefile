@@ -137,6 +137,15 @@ e2e-gateway: image envoy ## Run the files of envoy/gateway through the real Envo
 	$(GO) -C e2e/gateway build -ldflags='-s -w' -o '$(abspath bin/envoy-gateway)' github.com/envoyproxy/gateway/cmd/envoy-gateway
 	ENVOY='$(abspath $(envoy))' E2E_REQUIRE=plugin,envoy,envoy-gateway $(GO) test -tags gateway -timeout 20m -run 'Gateway' -count 1 ./e2e
 
+# h2spec counts as passed where the connection is closed in time; its tests run
+# one after the other, for a minute and a half with each proxy.
+.PHONY: h2spec
+h2spec: build envoy .tools/h2spec ## Hold hostsim's HTTP/2 against h2spec, beside Envoy's
+	ENVOY='$(abspath $(envoy))' H2SPEC='$(abspath .tools/h2spec)' E2E_REQUIRE=plugin,hostsim,envoy $(GO) test -tags h2spec -run '^TestH2spec$$' -count 1 -v -timeout 20m ./e2e
+
+.tools/h2spec: | go
+	GOBIN='$(abspath .tools)' $(GO) install github.com/summerwind/h2spec/cmd/h2spec@v2.2.1
+
 .PHONY: soak
 soak: build envoy ## Send a million mixed requests to a real Envoy; nothing may trap, and its memory must not grow
 	ENVOY='$(abspath $(envoy))' E2E_REQUIRE=plugin,envoy $(GO) test -tags soak -run '^TestSoak$$' -count 1 -v -timeout 1h ./e2e

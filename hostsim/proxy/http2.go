@@ -254,6 +254,9 @@ func (h *http2Conn) read() error {
 		var e *http2Error
 		switch f := f.(type) {
 		case *http2.HeadersFrame:
+			if f.HasPriority() && f.Priority.StreamDep == f.StreamID {
+				return &http2Error{code: http2.ErrCodeProtocol, silent: true} // it depends on itself
+			}
 			h.message.begin(f.StreamEnded(), h.checkFor(f.StreamID))
 			continued, e = h.fragment(f.StreamID, f.HeaderBlockFragment(), f.HeadersEnded(), int(f.Length))
 			if continued != 0 {
@@ -376,6 +379,9 @@ func malformedFrame(f http2.FrameHeader, err error) *http2Error {
 		if errors.As(err, new(http2.StreamError)) && f.Type == http2.FrameWindowUpdate {
 			return &http2Error{code: http2.ErrCodeProtocol, silent: true, details: "http2.unknown.nghttp2.error"}
 		}
+		if errors.As(err, new(http2.StreamError)) && f.Type == http2.FrameHeaders {
+			return &http2Error{code: http2.ErrCodeProtocol, text: "HEADERS: invalid padding"}
+		}
 		return nil
 	}
 	switch code := http2.ErrCode(conn); {
@@ -384,7 +390,7 @@ func malformedFrame(f http2.FrameHeader, err error) *http2Error {
 	case f.Type == http2.FrameData:
 		return &http2Error{code: http2.ErrCodeProtocol, text: "DATA: insufficient padding space"}
 	case f.Type == http2.FrameHeaders:
-		return &http2Error{code: http2.ErrCodeProtocol, text: "HEADERS: insufficient padding space"}
+		return &http2Error{code: http2.ErrCodeProtocol, text: "HEADERS: invalid padding"}
 	}
 	return &http2Error{code: http2.ErrCode(conn), silent: true, details: "http2.unknown.nghttp2.error"}
 }
@@ -453,8 +459,13 @@ func (h *http2Conn) section(id uint32, m *http2Message) *http2Error {
 		return h.open(id, m)
 	}
 	defer h.mu.Unlock()
-	if s.err != nil || s.remoteEnd {
+	if s.err != nil {
 		return nil
+	}
+	if s.remoteEnd {
+		e := &http2Error{code: http2.ErrCodeStreamClosed, silent: true, details: "http2.unknown.nghttp2.error"}
+		s.fail(e)
+		return e
 	}
 	e := m.whole()
 	if m.check.kind == trailerSection && h.next == 0 {

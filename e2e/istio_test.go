@@ -442,3 +442,17 @@ func TestEveryIstioFileIsTested(t *testing.T) {
 		t.Errorf("shipped are %q, tested %q", files, want)
 	}
 }
+
+// A further protocol is let in by the lines that are in the file as a comment.
+func TestIstioFurtherProtocol(t *testing.T) {
+	const spdy = "GET /t/@@ HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n\r\n"
+	file := withPlugin(t, "istio/envoyfilter.yaml")
+	if got := gateway(t, file).start(t).exchange(t, spdy).String(); got != "- 403" {
+		t.Errorf("as shipped: got %s, want - 403", got)
+	}
+	file = replace(t, file, "          # upgrade_configs:\n          # - upgrade_type: SPDY/3.1\n", "          upgrade_configs:\n          - upgrade_type: SPDY/3.1\n")
+	file = replace(t, file, `"protocol": "websocket"}]`, `"protocol": "spdy/3.1"}]`)
+	if got := gateway(t, file).start(t).exchange(t, spdy).String(); got != "websocket 101 echo" {
+		t.Errorf("with it: got %s, want websocket 101 echo", got)
+	}
+}

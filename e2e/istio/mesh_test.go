@@ -14,8 +14,10 @@ import (
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	"google.golang.org/protobuf/types/known/anypb"
 	meshv1alpha1 "istio.io/api/mesh/v1alpha1"
+	"istio.io/istio/pilot/pkg/features"
 	"istio.io/istio/pilot/test/xds"
 	"istio.io/istio/pkg/config/mesh"
+	"istio.io/istio/pkg/test"
 )
 
 const gatewayNode = `node:
@@ -32,7 +34,11 @@ const sidecarNode = `node:
 // the bootstrap without them, and them; NAME.out.yaml the bootstrap with them. Routes, which come by RDS, and plugins, which come by
 // ECDS, stand where they are asked for.
 func TestMeshGoldens(t *testing.T) {
-	for _, test := range []struct {
+	// Filters of Istio's own Envoy.
+	test.SetForTest(t, &features.ALPNFilter, false)
+	test.SetForTest(t, &features.MetadataExchange, false)
+	test.SetForTest(t, &features.EnableAmbient, false)
+	for _, tt := range []struct {
 		name, says, node string
 		mesh             []string // files in testdata, or shipped
 		objects          []string
@@ -53,18 +59,18 @@ func TestMeshGoldens(t *testing.T) {
 		{"mesh-sidecar-wasmplugin", "The shipped WasmPlugin on a sidecar.", sidecarNode,
 			[]string{"testdata/sidecar.yaml"}, []string{"../../envoy/istio/wasmplugin-sidecar.yaml"}, nil},
 	} {
-		t.Run(test.name, func(t *testing.T) {
-			mesh, objects := read(t, test.mesh), read(t, test.objects)
+		t.Run(tt.name, func(t *testing.T) {
+			mesh, objects := read(t, tt.mesh), read(t, tt.objects)
 			// What the agent would fetch is a file here.
 			objects = strings.ReplaceAll(objects, "oci://registry.example/switchyard:1", "file://bin/switchyard.wasm")
-			without := generate(t, test.node, mesh)
+			without := generate(t, tt.node, mesh)
 			var in bytes.Buffer
-			fmt.Fprintf(&in, "# %s\n# Made by e2e/istio.\n", test.says)
-			for _, w := range test.warns {
+			fmt.Fprintf(&in, "# %s\n# Made by e2e/istio.\n", tt.says)
+			for _, w := range tt.warns {
 				fmt.Fprintf(&in, "# warns: %s\n", w)
 			}
 			fmt.Fprintf(&in, "%s---\n%s", render(t, without), objects)
-			file := filepath.Join(goldens, test.name+".in.yaml")
+			file := filepath.Join(goldens, tt.name+".in.yaml")
 			if *update {
 				if err := os.WriteFile(file, in.Bytes(), 0o644); err != nil {
 					t.Fatal(err)
@@ -72,7 +78,7 @@ func TestMeshGoldens(t *testing.T) {
 			} else if text, err := os.ReadFile(file); err != nil || !bytes.Equal(text, in.Bytes()) {
 				t.Errorf("%s is not what Istio makes (%v): go test -update", file, err)
 			}
-			compare(t, filepath.Join(goldens, test.name+".out.yaml"), generate(t, test.node, mesh+"\n---\n"+objects))
+			compare(t, filepath.Join(goldens, tt.name+".out.yaml"), generate(t, tt.node, mesh+"\n---\n"+objects))
 		})
 	}
 }

@@ -24,7 +24,7 @@ func fuzzedHTTP2(data []byte, client bool) *http2Conn {
 	stats := &Stats{}
 	options := newHTTP2Options(nil)
 	counters := newHTTP2Stats(stats, "", client)
-	h := newHTTP2Conn(deafConn{}, bufio.NewReader(bytes.NewReader(data)), &options, 100, 60<<10, &counters)
+	h := newHTTP2Conn(deafConn{}, bufio.NewReader(bytes.NewReader(data)), &options, 100, 60<<10, counters)
 	h.onOpen = func(s *http2Stream, m *http2Message) *http2Error {
 		e := m.whole()
 		if e != nil {

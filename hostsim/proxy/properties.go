@@ -121,9 +121,6 @@ func (s *stream) requestProperty(name string, fields, over bool) any {
 		return s.bytesReceived.Load()
 	case "total_size":
 		n := s.bytesReceived.Load()
-		if l, ok := contentLength(h.value("content-length")); ok {
-			n = l
-		}
 		if fields {
 			n += int64(h.byteSize())
 		}

@@ -3,7 +3,6 @@ package e2e
 import (
 	"io/fs"
 	"maps"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -13,23 +12,14 @@ import (
 	"switchyard/envoy"
 )
 
-// notSimulated are the shipped files that hostsim refuses as yet, with what it
-// has to say about each. A file that it learns to run leaves the list and joins
-// bootstraps.
-var notSimulated = map[string]string{
-	"bootstrap/http2.yaml": "typed_config.codec_type: not simulated",
-}
-
-// Every shipped file is run by a test, or known to be refused.
+// Every shipped file is run by a test.
 func TestEveryBootstrapIsTested(t *testing.T) {
 	tested := map[string]bool{
 		"bootstrap/protocols.yaml": true, // by TestRules
 		"bootstrap/openqa.yaml":    true, // by TestOpenQABootstrap
+		"bootstrap/http2.yaml":     true, // by TestHTTP2Bootstrap
 	}
 	for _, file := range bootstraps {
-		tested[file] = true
-	}
-	for file := range notSimulated {
 		tested[file] = true
 	}
 	files, err := fs.Glob(envoy.Files, "bootstrap/*")
@@ -41,20 +31,12 @@ func TestEveryBootstrapIsTested(t *testing.T) {
 	}
 }
 
-// hostsim says of each which it cannot run what it is that it does not simulate,
-// and where; Envoy runs them, and both of them do to HTTP/1 what minimal.yaml
-// does.
-func TestBootstrapsNotSimulated(t *testing.T) {
-	for file, want := range notSimulated {
-		t.Run("hostsim/"+filepath.Base(file), func(t *testing.T) {
+// To HTTP/1 the file for HTTP/2 does what minimal.yaml does.
+func TestHTTP2Bootstrap(t *testing.T) {
+	for _, peer := range []peer{envoy140, hostsim} {
+		t.Run(peer.name, func(t *testing.T) {
 			t.Parallel()
-			if got := refuses(t, hostsim, shipped(t, file)); !strings.Contains(got, want) {
-				t.Errorf("got %q, want it to say that %s is not simulated", got, want)
-			}
-		})
-		t.Run("envoy/"+filepath.Base(file), func(t *testing.T) {
-			t.Parallel()
-			p := start(t, envoy140, shipped(t, file))
+			p := start(t, peer, shipped(t, "bootstrap/http2.yaml"))
 			t.Run("corpus", func(t *testing.T) { testCorpus(t, p) })
 			t.Run("spoofed metadata", func(t *testing.T) { testSpoofedMetadata(t, p) })
 			t.Run("ignored offers", func(t *testing.T) { testIgnoredOffers(t, p) })

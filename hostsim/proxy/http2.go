@@ -285,6 +285,7 @@ func (h *http2Conn) read() error {
 				}
 			}
 			h.mu.Unlock()
+			h.change()
 		case *http2.PushPromiseFrame:
 			e = &http2Error{code: http2.ErrCodeProtocol, silent: true}
 		}

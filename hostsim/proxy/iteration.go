@@ -295,6 +295,24 @@ func (it *iteration) resume(i int) {
 	p.fromHere = false
 }
 
+// passes says that no filter looks at content, or ever stopped the stream: a
+// piece is out, with the end or without, as soon as it has come in.
+func (it *iteration) passes(filtered, end bool) bool {
+	if filtered || it.paused {
+		return false
+	}
+	it.complete, it.end = it.complete || end, it.end || end
+	return true
+}
+
+// feed gives a piece of content to all filters, unless the end has come in.
+func (it *iteration) feed(data []byte, end bool) {
+	if !it.complete {
+		it.complete = end
+		it.data(0, data, end, false)
+	}
+}
+
 // take gives what has come out and was not taken yet. It is valid until the
 // next time.
 func (it *iteration) take() []byte {

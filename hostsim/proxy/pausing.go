@@ -237,17 +237,12 @@ var uploadStopped = &localReply{}
 // returns what goes upstream. It returns the end only when that has passed all
 // filters.
 func (s *stream) decodeData(data []byte, endStream bool) ([]byte, *localReply) {
-	it := &s.decoding
-	if s.chain == nil || !s.chain.requestData && !it.paused {
-		it.complete, it.end = it.complete || endStream, it.end || endStream
+	if s.decoding.passes(s.chain != nil && s.chain.requestData, endStream) {
 		return data, nil
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !it.complete {
-		it.complete = endStream
-		it.data(0, data, endStream, false)
-	}
+	s.decoding.feed(data, endStream)
 	return s.awaitDecoded(endStream)
 }
 
@@ -276,24 +271,14 @@ func (s *stream) tunnelOver() bool {
 	return t != nil && t.over.Load()
 }
 
-// takeDecoded gives what has passed the filters since the last piece.
-func (s *stream) takeDecoded() ([]byte, *localReply) {
+// take gives what has passed the filters of one direction since the last piece.
+func (s *stream) take(it *iteration) ([]byte, *localReply) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if r := s.interrupted(); r != nil {
 		return nil, r
 	}
-	return s.decoding.take(), nil
-}
-
-// takeEncoded is takeDecoded for the response.
-func (s *stream) takeEncoded() ([]byte, *localReply) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if r := s.interrupted(); r != nil {
-		return nil, r
-	}
-	return s.encoding.take(), nil
+	return it.take(), nil
 }
 
 // encodeHeaders runs the response head through the filters, from the upstream
@@ -380,17 +365,12 @@ func (s *stream) takeFirst(body *bodyReader) []byte {
 // returns what goes to the client, with the end only when that has passed all
 // filters. A reply means that the response breaks off.
 func (s *stream) encodeData(data []byte, endStream bool) ([]byte, *localReply) {
-	it := &s.encoding
-	if s.chain == nil || !s.chain.responseData && !it.paused {
-		it.complete, it.end = it.complete || endStream, it.end || endStream
+	if s.encoding.passes(s.chain != nil && s.chain.responseData, endStream) {
 		return data, nil
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !it.complete {
-		it.complete = endStream
-		it.data(0, data, endStream, false)
-	}
+	s.encoding.feed(data, endStream)
 	return s.awaitEncoded(endStream)
 }
 
@@ -436,9 +416,6 @@ func (s *stream) encodeLocal() ([]byte, *localReply) {
 	if it.headOnly {
 		return nil, nil
 	}
-	if !it.complete {
-		it.complete = true
-		it.data(0, s.localText, true, false)
-	}
+	it.feed(s.localText, true)
 	return s.awaitEncoded(true)
 }

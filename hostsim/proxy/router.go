@@ -414,7 +414,7 @@ func (s *stream) exchange(r *route, up *upstreamConn) *localReply {
 // gives one piece of data there, be it empty.
 func (s *stream) contentAhead() *localReply {
 	if s.decoding.paused { // a filter has let it go with the head
-		out, r := s.takeDecoded()
+		out, r := s.take(&s.decoding)
 		if r != nil {
 			return r
 		}
@@ -453,7 +453,7 @@ func (s *stream) contentAhead() *localReply {
 // most requests need neither a second write nor a second goroutine.
 func (s *stream) firstContent(up *upstreamConn, chunked bool) *localReply {
 	if s.decoding.paused {
-		out, r := s.takeDecoded()
+		out, r := s.take(&s.decoding)
 		if r != nil {
 			return r
 		}
@@ -578,7 +578,7 @@ func (s *stream) upload(up *upstreamConn, chunked bool) {
 			}
 			var out []byte
 			if data == nil { // woken: a filter may have let something go
-				out, r = s.takeDecoded()
+				out, r = s.take(&s.decoding)
 			} else {
 				out, r = s.decodeData(data, false)
 			}
@@ -826,24 +826,31 @@ func (s *stream) patientResponseHead(up *upstreamConn) (status int, http11 bool,
 
 // watchedResponseHead waits for a response for as long as the client does.
 func (s *stream) watchedResponseHead(up *upstreamConn) (status int, http11 bool, err error) {
-	gone, answered := s.conn.watch(), make(chan struct{})
-	left := make(chan bool, 1)
+	left := s.whileWatched(up, func() { status, http11, err = s.patientResponseHead(up) })
+	if left && err != nil {
+		err = errDownstream
+	}
+	return status, http11, err
+}
+
+// whileWatched calls receive, which reads from up, and wakes it when the client
+// leaves; that is what it returns.
+func (s *stream) whileWatched(up *upstreamConn, receive func()) (left bool) {
+	gone, received := s.conn.watch(), make(chan struct{})
+	found := make(chan bool, 1)
 	go func() {
 		select {
 		case <-gone:
 			up.SetReadDeadline(past)
-			left <- true
-		case <-answered:
-			left <- false
+			found <- true
+		case <-received:
+			found <- false
 		}
 	}()
-	status, http11, err = s.patientResponseHead(up)
-	close(answered)
+	receive()
+	close(received)
 	s.conn.unwatch()
-	if <-left && err != nil {
-		err = errDownstream
-	}
-	return status, http11, err
+	return <-found
 }
 
 // informational is a 1xx other than 101: it ends here, unless
@@ -988,7 +995,7 @@ func (s *stream) relayBody(body *bodyReader, up *upstreamConn, chunked bool) err
 		return s.lastOfBody(out, r, chunked, body.joined())
 	}
 	if it.paused {
-		out, _ := s.takeEncoded()
+		out, _ := s.take(&s.encoding)
 		s.sendContent(out, chunked)
 	}
 	for {
@@ -1002,7 +1009,7 @@ func (s *stream) relayBody(body *bodyReader, up *upstreamConn, chunked bool) err
 				s.timers.touch()
 			}
 			if len(data) == 0 && err == nil { // woken: a filter may have let something go
-				out, r := s.takeEncoded()
+				out, r := s.take(&s.encoding)
 				if r != nil {
 					return errFilter
 				}
@@ -1059,21 +1066,8 @@ func (s *stream) nextContent(body *bodyReader, up *upstreamConn) ([]byte, error)
 	if up.uploaded != nil {
 		return s.patientContent(body, up) // the upload watches the client
 	}
-	gone, arrived := s.conn.watch(), make(chan struct{})
-	left := make(chan bool, 1)
-	go func() {
-		select {
-		case <-gone:
-			up.SetReadDeadline(past)
-			left <- true
-		case <-arrived:
-			left <- false
-		}
-	}()
-	data, err = s.patientContent(body, up)
-	close(arrived)
-	s.conn.unwatch()
-	if <-left && err != nil && err != io.EOF {
+	left := s.whileWatched(up, func() { data, err = s.patientContent(body, up) })
+	if left && err != nil && err != io.EOF {
 		err = errDownstream
 	}
 	return data, err

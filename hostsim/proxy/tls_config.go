@@ -18,13 +18,9 @@ func (b *builder) downstreamTLS(path string, c *corev3.TransportSocket, prefix s
 		return nil, nil
 	}
 	path += ".typed_config"
-	msg, err := b.boot.Unpack(c.GetTypedConfig(), path)
+	d, err := tlsContext[*tlsv3.DownstreamTlsContext](b, path, c)
 	if err != nil {
 		return nil, err
-	}
-	d, ok := msg.(*tlsv3.DownstreamTlsContext)
-	if !ok {
-		return nil, b.boot.Unsupported(path, "a transport socket other than TLS")
 	}
 	common := d.GetCommonTlsContext()
 	t, err := b.transportSocket(path+".common_tls_context", common, false)
@@ -47,19 +43,28 @@ func (b *builder) downstreamTLS(path string, c *corev3.TransportSocket, prefix s
 	return t, nil
 }
 
+// tlsContext unpacks the configuration of a transport socket.
+func tlsContext[T any](b *builder, path string, c *corev3.TransportSocket) (context T, err error) {
+	msg, err := b.boot.Unpack(c.GetTypedConfig(), path)
+	if err != nil {
+		return context, err
+	}
+	context, ok := msg.(T)
+	if !ok {
+		err = b.boot.Unsupported(path, "a transport socket other than TLS")
+	}
+	return context, err
+}
+
 // upstreamTLS compiles the transport_socket of a cluster.
 func (b *builder) upstreamTLS(path string, c *corev3.TransportSocket, prefix string) (*transportSocket, error) {
 	if c == nil {
 		return nil, nil
 	}
 	path += ".typed_config"
-	msg, err := b.boot.Unpack(c.GetTypedConfig(), path)
+	u, err := tlsContext[*tlsv3.UpstreamTlsContext](b, path, c)
 	if err != nil {
 		return nil, err
-	}
-	u, ok := msg.(*tlsv3.UpstreamTlsContext)
-	if !ok {
-		return nil, b.boot.Unsupported(path, "a transport socket other than TLS")
 	}
 	t, err := b.transportSocket(path+".common_tls_context", u.GetCommonTlsContext(), true)
 	if err != nil {

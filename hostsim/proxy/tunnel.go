@@ -32,7 +32,7 @@ func (s *stream) tunnel(up *upstreamConn) {
 	up.SetDeadline(time.Time{})
 	s.conn.SetDeadline(time.Time{})
 	if s.encoding.paused { // filters let it go with the head
-		data, _ := s.takeEncoded()
+		data, _ := s.take(&s.encoding)
 		s.sendContent(data, false)
 	}
 	if !s.answerShown && s.chain.responseData {
@@ -109,9 +109,9 @@ func (t *tunnel) wake() {
 // coming here at all.
 func (t *tunnel) relay(in *input, to net.Conn, sent *Stat, response bool, count *atomic.Int64, closed, flags string) (string, string) {
 	s := t.stream
-	filtered, woken, filter, passed := s.chain.requestData, &s.wakeUp.requestWoken, s.decodeData, s.takeDecoded
+	filtered, woken, filter, passed := s.chain.requestData, &s.wakeUp.requestWoken, s.decodeData, &s.decoding
 	if response {
-		filtered, woken, filter, passed = s.chain.responseData, &s.wakeUp.responseWoken, s.encodeData, s.takeEncoded
+		filtered, woken, filter, passed = s.chain.responseData, &s.wakeUp.responseWoken, s.encodeData, &s.encoding
 	}
 	var kernel *splicer
 	if !filtered {
@@ -165,7 +165,7 @@ func (t *tunnel) relay(in *input, to net.Conn, sent *Stat, response bool, count 
 			}
 			t.watch(in.conn, woken) // the other direction moved, or a plugin broke, or let something go
 			if filtered {
-				out, r := passed()
+				out, r := s.take(passed)
 				if r != nil {
 					return r.details, r.flags
 				}

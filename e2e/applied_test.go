@@ -1,11 +1,9 @@
 package e2e
 
 import (
-	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 )
@@ -45,17 +43,7 @@ func TestApplied(t *testing.T) {
 					t.Run("path normalisation", func(t *testing.T) { testPathNormalisation(t, p) })
 				})
 			}
-			corpus := readCorpus(t)
-			got, want := runCorpus(t, simulated, corpus), runCorpus(t, real, corpus)
-			causes := map[string][]string{}
-			for i, h := range corpus {
-				for _, cause := range differences(got[i], want[i]) {
-					causes[cause] = append(causes[cause], h.Name)
-				}
-			}
-			for _, cause := range slices.Sorted(maps.Keys(causes)) {
-				t.Errorf("%d cases: %s\n\t%s", len(causes[cause]), cause, strings.Join(causes[cause], " "))
-			}
+			testAlike(t, simulated, real)
 		})
 	}
 }

@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 // withoutGate is what misses where a control plane configures the plugin alone, with what becomes of it.
@@ -106,4 +108,19 @@ func files(t *testing.T) string {
 	server := httptest.NewServer(http.FileServer(http.Dir(filepath.Join(root, "bin"))))
 	t.Cleanup(server.Close)
 	return server.URL
+}
+
+// testWithoutGate says how much of the corpus passes where no gate is open before the plugin.
+func testWithoutGate(t *testing.T, p *proxy, what string) {
+	corpus := readCorpus(t)
+	misses := map[string]string{}
+	for i, o := range runCorpus(t, p, corpus) {
+		if !corpus[i].passes(o) {
+			misses[corpus[i].Name] = o.String()
+		}
+	}
+	t.Logf("%s alone passes %d of %d", what, len(corpus)-len(misses), len(corpus))
+	if diff := cmp.Diff(withoutGate, misses); diff != "" {
+		t.Errorf("misses (-want +got):\n%s", diff)
+	}
 }

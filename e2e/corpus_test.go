@@ -137,23 +137,28 @@ func testCorpus(t *testing.T, p *proxy) {
 // hostsim gives what Envoy gives: the upstream, the status, the flow of bytes,
 // what the upstream received and what the client got.
 func TestNodiffCorpus(t *testing.T) {
-	corpus := readCorpus(t)
 	for _, file := range bootstraps {
 		t.Run(filepath.Base(file), func(t *testing.T) {
 			t.Parallel()
 			bootstrap := shipped(t, file)
-			simulated, real := start(t, hostsim, bootstrap), start(t, envoy140, bootstrap)
-			got, want := runCorpus(t, simulated, corpus), runCorpus(t, real, corpus)
-			causes := map[string][]string{}
-			for i, h := range corpus {
-				for _, cause := range differences(got[i], want[i]) {
-					causes[cause] = append(causes[cause], h.Name)
-				}
-			}
-			for _, cause := range slices.Sorted(maps.Keys(causes)) {
-				t.Errorf("%d cases: %s\n\t%s", len(causes[cause]), cause, strings.Join(causes[cause], " "))
-			}
+			testAlike(t, start(t, hostsim, bootstrap), start(t, envoy140, bootstrap))
 		})
+	}
+}
+
+// testAlike lists by cause what the simulator and the real proxy answer in
+// another way to the corpus.
+func testAlike(t *testing.T, simulated, real *proxy) {
+	corpus := readCorpus(t)
+	got, want := runCorpus(t, simulated, corpus), runCorpus(t, real, corpus)
+	causes := map[string][]string{}
+	for i, h := range corpus {
+		for _, cause := range differences(got[i], want[i]) {
+			causes[cause] = append(causes[cause], h.Name)
+		}
+	}
+	for _, cause := range slices.Sorted(maps.Keys(causes)) {
+		t.Errorf("%d cases: %s\n\t%s", len(causes[cause]), cause, strings.Join(causes[cause], " "))
 	}
 }
 

@@ -113,23 +113,10 @@ extensionApis: {enableBackend: true, enableEnvoyPatchPolicy: true}
 	}
 	cmd := exec.Command(server, "server", "--config-path", own)
 	cmd.Env = append(os.Environ(), "HOME="+home)
-	log := &lockedBuffer{}
-	cmd.Stdout, cmd.Stderr = log, log
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	exited := make(chan struct{})
-	go func() {
-		_ = cmd.Wait()
-		close(exited)
-	}()
+	log, exited := startProcess(t, "Envoy Gateway", cmd)
 	t.Cleanup(func() {
 		_ = syscall.Kill(cmd.Process.Pid, syscall.SIGTERM) // it stops its Envoy
 		<-exited
-		if t.Failed() {
-			t.Logf("log of Envoy Gateway:\n%s", log.tail(120))
-		}
 	})
 	gate := slices.ContainsFunc(files, func(text string) bool { return strings.Contains(text, "kind: ClientTrafficPolicy") })
 	p := &proxy{name: "Envoy Gateway", upstreams: u, log: log, listeners: map[string]string{}}
@@ -281,17 +268,7 @@ func TestGatewayExtensionPolicyAlone(t *testing.T) {
 	}
 	policy := replace(t, shipped(t, "gateway/extension-policy-http.yaml"), "https://files.example/", files(t)+"/")
 	p := startGateway(t, gatewayRoutes(t), policy)
-	corpus := readCorpus(t)
-	misses := map[string]string{}
-	for i, o := range runCorpus(t, p, corpus) {
-		if !corpus[i].passes(o) {
-			misses[corpus[i].Name] = o.String()
-		}
-	}
-	t.Logf("an EnvoyExtensionPolicy alone passes %d of %d", len(corpus)-len(misses), len(corpus))
-	if diff := cmp.Diff(withoutGate, misses); diff != "" {
-		t.Errorf("misses (-want +got):\n%s", diff)
-	}
+	testWithoutGate(t, p, "an EnvoyExtensionPolicy")
 }
 
 // What becomes of a gateway whose plugin cannot be had or does not start: nothing reaches an upstream.

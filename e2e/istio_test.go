@@ -14,10 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
-
-	"github.com/google/go-cmp/cmp"
 
 	"switchyard/envoy"
 )
@@ -169,24 +166,7 @@ func (m meshed) serve(t *testing.T, u *upstreams) string {
 	}
 	cmd := exec.Command(require(t, istiod), args...)
 	cmd.Env = append(os.Environ(), withoutMesh...)
-	log := &lockedBuffer{}
-	cmd.Stdout, cmd.Stderr = log, log
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	exited := make(chan struct{})
-	go func() {
-		_ = cmd.Wait()
-		close(exited)
-	}()
-	t.Cleanup(func() {
-		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
-		<-exited
-		if t.Failed() {
-			t.Logf("log of Istio:\n%s", log.tail(60))
-		}
-	})
+	_, exited := startProcess(t, "Istio", cmd)
 	at, err := adminAddress(address, exited)
 	if err != nil {
 		t.Fatalf("Istio did not start: %v", err)
@@ -265,17 +245,7 @@ func TestIstio(t *testing.T) {
 func TestIstioWasmPluginAlone(t *testing.T) {
 	alone, _, _ := strings.Cut(withPlugin(t, "istio/wasmplugin.yaml"), "\n---\n")
 	p := gateway(t, alone).start(t)
-	corpus := readCorpus(t)
-	misses := map[string]string{}
-	for i, o := range runCorpus(t, p, corpus) {
-		if !corpus[i].passes(o) {
-			misses[corpus[i].Name] = o.String()
-		}
-	}
-	t.Logf("a WasmPlugin alone passes %d of %d", len(corpus)-len(misses), len(corpus))
-	if diff := cmp.Diff(withoutGate, misses); diff != "" {
-		t.Errorf("misses (-want +got):\n%s", diff)
-	}
+	testWithoutGate(t, p, "a WasmPlugin")
 }
 
 // Envoy refuses what has no plugin, or a plugin with a mistake in its configuration. By an EnvoyFilter the listener is refused, and
@@ -358,24 +328,7 @@ func (m meshed) startAgent(t *testing.T) *proxy {
 	cmd.Env = append(os.Environ(), "PROXY_CONFIG="+string(proxyConfig), "POD_NAME=edge-0", "POD_NAMESPACE=istio-system", "INSTANCE_IP=127.0.0.9",
 		"ISTIO_META_CLUSTER_ID=Kubernetes", `ISTIO_METAJSON_LABELS={"istio":"ingressgateway"}`, "JWT_POLICY=none", "PILOT_CERT_PROVIDER=none", "CA_ROOT_CA=SYSTEM",
 		"WASM_HTTP_REQUEST_MAX_RETRIES=1")
-	log := &lockedBuffer{}
-	cmd.Stdout, cmd.Stderr = log, log
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	exited := make(chan struct{})
-	go func() {
-		_ = cmd.Wait()
-		close(exited)
-	}()
-	t.Cleanup(func() {
-		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
-		<-exited
-		if t.Failed() {
-			t.Logf("log of the agent:\n%s", log.tail(60))
-		}
-	})
+	log, exited := startProcess(t, "the agent", cmd)
 	p := &proxy{name: "Istio's agent", addr: fmt.Sprintf("127.0.0.1:%d", m.port), admin: "127.0.0.1:15000", upstreams: u, log: log}
 	err = await(exited, func() error {
 		c, err := net.Dial("tcp", p.addr)

@@ -1,1 +1,0 @@
-/dev/fd/3: line 87: ./tq.sh: No such file or directory

@@ -198,6 +198,14 @@ type Options struct {
 	// LogFlushInterval is how often access logs are written out. 0 means
 	// each second.
 	LogFlushInterval time.Duration
+	// WasmMemory is the most memory, in bytes, that a plugin's VM can have:
+	// whole pages of 64 KiB, and at most 4 GiB. 0 means 1 GiB, as in Envoy.
+	WasmMemory int64
+	// WasmDeadline is how long one callback of a plugin may take. A plugin
+	// that is longer at it has trapped, and the log says where. 0 means any
+	// time, as in Envoy, where an endless loop takes the worker with it. A
+	// deadline makes plugins that loop much slower.
+	WasmDeadline time.Duration
 }
 
 type (
@@ -226,7 +234,11 @@ func New(ctx context.Context, cfg *Config, options Options) (*Server, error) {
 		options.Logger = slog.New(slog.DiscardHandler)
 	}
 	options.DrainTime = cmp.Or(options.DrainTime, defaultDrainTime)
-	data, err := proxy.New(ctx, cfg.boot, proxyOptions(options))
+	from, err := proxyOptions(options)
+	if err != nil {
+		return nil, err
+	}
+	data, err := proxy.New(ctx, cfg.boot, from)
 	if err != nil {
 		return nil, err
 	}
@@ -240,12 +252,26 @@ func New(ctx context.Context, cfg *Config, options Options) (*Server, error) {
 
 // Validate does all that New does, but opens nothing.
 func Validate(ctx context.Context, cfg *Config, options Options) error {
-	return proxy.Validate(ctx, cfg.boot, proxyOptions(options))
+	from, err := proxyOptions(options)
+	if err != nil {
+		return err
+	}
+	return proxy.Validate(ctx, cfg.boot, from)
 }
 
-func proxyOptions(o Options) proxy.Options {
+// wasmPage is a page of WebAssembly, and mostPages are as many as 32 bits can address.
+const wasmPage, mostPages = 64 << 10, 64 << 10
+
+func proxyOptions(o Options) (proxy.Options, error) {
+	if o.WasmMemory < 0 || o.WasmMemory%wasmPage != 0 || o.WasmMemory/wasmPage > mostPages {
+		return proxy.Options{}, fmt.Errorf("memory of plugins: %d bytes is not a number of pages of 64 KiB, or more than 4 GiB", o.WasmMemory)
+	}
+	if o.WasmDeadline < 0 {
+		return proxy.Options{}, fmt.Errorf("deadline of plugins: %v is no time that a callback can take", o.WasmDeadline)
+	}
 	return proxy.Options{Concurrency: o.Concurrency, CacheDir: o.CacheDir, Logger: o.Logger, Stdout: o.Stdout, Stderr: o.Stderr,
-		LogFlushInterval: o.LogFlushInterval, DrainTime: o.DrainTime, DrainAtOnce: o.DrainAtOnce}
+		LogFlushInterval: o.LogFlushInterval, DrainTime: o.DrainTime, DrainAtOnce: o.DrainAtOnce,
+		MemoryLimitPages: uint32(o.WasmMemory / wasmPage), CallbackDeadline: o.WasmDeadline}, nil
 }
 
 func (s *Server) openAdmin(cfg *Config, options Options) error {

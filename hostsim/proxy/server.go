@@ -48,6 +48,10 @@ type Options struct {
 	// LogFlushInterval is how often access logs are written out. 0 means
 	// each second.
 	LogFlushInterval time.Duration
+	// MemoryLimitPages and CallbackDeadline bound each plugin's VM; see
+	// vm.EngineOptions.
+	MemoryLimitPages uint32
+	CallbackDeadline time.Duration
 }
 
 // Server is a data plane made from one bootstrap.

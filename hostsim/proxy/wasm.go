@@ -350,6 +350,7 @@ func (b *builder) wasm(path string, c *wasmv3.PluginConfig) (filterFactory, erro
 		s.threads = make([]sync.Mutex, 1+s.options.Concurrency)
 		engine, err := vm.NewEngine(b.ctx, vm.EngineOptions{
 			CacheDir: s.options.CacheDir, Logger: s.guestLog, Metrics: (*guestMetrics)(&s.Stats),
+			MemoryLimitPages: s.options.MemoryLimitPages, CallbackDeadline: s.options.CallbackDeadline,
 			Thread: func(worker int) sync.Locker { return s.thread(worker) }, Callouts: s,
 		})
 		if err != nil {

@@ -56,6 +56,10 @@ type EngineOptions struct {
 	// longer at it has trapped. 0 is no bound, as in Envoy, where an endless
 	// loop takes the worker with it. A bound slows guests down, loops most.
 	CallbackDeadline time.Duration
+	// Observe hears of each callback and hostcall when it has returned, on the
+	// goroutine that runs the guest. It must not call the engine. It is for
+	// tests: each call is decoded for it. nil hears nothing.
+	Observe func(Call)
 }
 
 // Engine compiles and runs modules. Its methods may be called from any
@@ -214,6 +218,10 @@ type noLock struct{}
 
 func (noLock) Lock()   {}
 func (noLock) Unlock() {}
+
+// AwaitQueues waits until all listeners of queues have been told of what is in
+// them. No guest may run meanwhile, and no lock of EngineOptions.Thread be held.
+func (e *Engine) AwaitQueues() { e.shared.listeners.Wait() }
 
 // Stats returns the engine's counters.
 func (e *Engine) Stats() EngineStats {

@@ -18,9 +18,37 @@ import (
 // because notes, for the debug log, why the host function that runs will not
 // return Ok.
 func (v *instance) because(format string, args ...any) {
-	if v.group.engine.log.Enabled(context.Background(), slog.LevelDebug) {
+	if v.group.engine.opts.Observe != nil || v.group.engine.log.Enabled(context.Background(), slog.LevelDebug) {
 		v.why = fmt.Sprintf(format, args...)
 	}
+}
+
+// Call is a callback or a hostcall that has returned, for whoever observes an
+// engine.
+type Call struct {
+	Hostcall  bool     // the guest called the host
+	Context   uint32   // the context that it is about
+	Name      string   // proxy_on_request_headers, fd_write
+	Arguments string   // of a hostcall decoded, `map: request headers, name: "x"`, of a callback as numbers
+	Result    string   // of a hostcall a status by its name, of a callback a number; "" for none
+	Why       string   // a hostcall's status is not Ok, if that is known
+	Message   *Message // that the guest has logged with it
+	Err       error    // with which the WebAssembly engine ended the callback
+}
+
+// Message is what a guest logs, without Envoy's prefix.
+type Message struct {
+	Level slog.Level // see LevelTrace
+	Text  string
+}
+
+// callback describes a callback that has returned.
+func (v *instance) callback(c *hostContext, name, arguments string, fn api.Function, err error) Call {
+	call := Call{Context: c.id, Name: name, Arguments: arguments, Err: err}
+	if err == nil {
+		call.Result = strings.TrimPrefix(v.returned(fn), ": ")
+	}
+	return call
 }
 
 // parameters names the parameters of host functions. Behind a name stands what
@@ -160,36 +188,45 @@ func (v *instance) describe(f *hostFunc, stack []uint64) string {
 
 // explained calls f and logs what there is to say of it.
 func (v *instance) explained(f *hostFunc, stack []uint64, call func() uint32) uint32 {
-	log, background := v.group.engine.log, context.Background()
-	trace := log.Enabled(background, LevelTrace)
+	log, background, observe := v.group.engine.log, context.Background(), v.group.engine.opts.Observe
+	trace, debug := log.Enabled(background, LevelTrace), log.Enabled(background, slog.LevelDebug)
 	var shown string
-	if trace {
+	if trace || observe != nil {
 		shown = v.describe(f, stack)
+	}
+	if trace {
 		log.Log(background, LevelTrace, "[vm->host] "+f.module+"."+shown)
 	}
 	arguments := [12]uint64{}
 	copy(arguments[:], stack)
-	v.why = ""
+	v.why, v.message = "", nil
 	result := call()
+	why := ""
 	failed := f.module == "env" && len(f.results) > 0 && result != 0 && f.name != "pthread_equal"
 	if failed {
-		why := v.why
-		if why == "" {
+		if why = v.why; why == "" {
 			why = v.reason(f, arguments[:], abi.Status(result))
 		}
 		if shown == "" {
 			shown = v.describe(f, arguments[:])
 		}
+	}
+	if failed && debug {
+		line := v.context().logPrefix + shown + " = " + nameOf(statusNames[:], uint64(result))
 		if why != "" {
-			why = ": " + why
+			line += ": " + why
 		}
-		log.Log(background, slog.LevelDebug, v.context().logPrefix+shown+" = "+nameOf(statusNames[:], uint64(result))+why)
+		log.Log(background, slog.LevelDebug, line)
+	}
+	text := strconv.FormatUint(uint64(result), 10)
+	if f.module == "env" && len(f.results) > 0 {
+		text = nameOf(statusNames[:], uint64(result))
+	}
+	if observe != nil {
+		_, args, _ := strings.Cut(strings.TrimSuffix(shown, ")"), "(")
+		observe(Call{Hostcall: true, Context: v.context().id, Name: f.name, Arguments: args, Result: text, Why: why, Message: v.message})
 	}
 	if trace {
-		text := strconv.FormatUint(uint64(result), 10)
-		if f.module == "env" && len(f.results) > 0 {
-			text = nameOf(statusNames[:], uint64(result))
-		}
 		log.Log(background, LevelTrace, "[vm<-host] "+f.module+"."+f.name+" return: "+text)
 	}
 	return result

@@ -30,6 +30,9 @@ var logLevels = [...]slog.Level{
 // log writes what the guest logs, with Envoy's prefix.
 func (c *hostContext) log(level abi.LogLevel, message []byte) {
 	logger := c.instance.group.engine.log
+	if c.instance.group.engine.opts.Observe != nil {
+		c.instance.message = &Message{logLevels[level], string(message)}
+	}
 	if l := logLevels[level]; logger.Enabled(context.Background(), l) {
 		logger.Log(context.Background(), l, c.logPrefix+string(message))
 	}

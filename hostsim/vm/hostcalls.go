@@ -129,7 +129,7 @@ func (f *hostFunc) goFunction() api.GoModuleFunc {
 		}
 		var result uint32
 		switch {
-		case v.group.engine.log.Enabled(ctx, slog.LevelDebug):
+		case v.group.engine.opts.Observe != nil || v.group.engine.log.Enabled(ctx, slog.LevelDebug):
 			result = v.explained(f, stack, func() uint32 { return v.run(f, stack) })
 		default:
 			result = v.run(f, stack)

@@ -4,8 +4,6 @@ import (
 	"errors"
 	"strconv"
 	"strings"
-
-	"github.com/tetratelabs/wazero/sys"
 )
 
 // errRestricted ends a guest that calls a host function which it may not call
@@ -16,7 +14,7 @@ var errRestricted = errors.New("restricted_callback")
 type TrapError struct {
 	Function string   // the callback, or malloc
 	Reason   string   // in V8's words where V8 has some
-	Stack    []string // the guest's functions, innermost first
+	Stack    []string // the guest's functions, innermost first, each with lines for its places in the source if they are known
 	Err      error    // what the WebAssembly engine said
 }
 
@@ -47,23 +45,26 @@ const maxFrames = 20
 
 func newTrapError(function string, err error) *TrapError {
 	e := &TrapError{Function: function, Err: err}
-	if exit, ok := errors.AsType[*sys.ExitError](err); ok {
-		e.Reason = "callback deadline exceeded (an endless loop?)"
-		if exit.ExitCode() != sys.ExitCodeDeadlineExceeded {
-			e.Reason = exit.Error()
-		}
-		return e
-	}
 	text, stack, _ := strings.Cut(err.Error(), "\nwasm stack trace:\n")
 	for line := range strings.Lines(stack) {
-		if len(e.Stack) < maxFrames {
-			e.Stack = append(e.Stack, strings.TrimSpace(line))
+		place := strings.TrimSpace(line)
+		if last := len(e.Stack) - 1; last >= 0 && strings.HasPrefix(line, "\t\t") { // of that frame, in the source
+			e.Stack[last] += "\n      at " + place
+			continue
 		}
+		if len(e.Stack) == maxFrames {
+			break
+		}
+		e.Stack = append(e.Stack, place)
 	}
 	text, _, _ = strings.Cut(text, "\n")
 	text = strings.TrimPrefix(text, "wasm error: ")
-	if errors.Is(err, errRestricted) {
+	switch {
+	case errors.Is(err, errRestricted):
 		e.Reason = "Uncaught Error: restricted_callback"
+		return e
+	case errors.Is(err, errDeadline):
+		e.Reason = errDeadline.Error()
 		return e
 	}
 	switch text {

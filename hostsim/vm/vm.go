@@ -7,10 +7,13 @@ import (
 	"math"
 	"sync"
 	"sync/atomic"
+	"time"
 	"unsafe"
 
 	"github.com/tetratelabs/wazero"
 	"github.com/tetratelabs/wazero/api"
+	"github.com/tetratelabs/wazero/experimental"
+	"github.com/tetratelabs/wazero/sys"
 
 	"switchyard/hostsim/abi"
 )
@@ -63,6 +66,7 @@ type instance struct {
 	actions     []func()       // what is done when this call has returned
 	tokens      [3]uint32      // the last of each kind of callout
 	why         string         // see because
+	message     *Message       // that was logged, for who observes
 
 	metrics metricTable
 }
@@ -105,7 +109,13 @@ func newInstance(g *group, worker int) (*instance, error) {
 	v.contexts[0] = vmContext
 
 	v.restriction = starting // a start function runs during instantiation
-	module, err := e.runtime.InstantiateModule(v.ctx, g.module.compiled, wazero.NewModuleConfig().WithName("").WithStartFunctions())
+	ctx := experimental.WithCloseNotifier(v.ctx, experimental.CloseNotifyFunc(v.cut))
+	if d := e.opts.CallbackDeadline; d > 0 { // of a start function
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, d)
+		defer cancel()
+	}
+	module, err := e.runtime.InstantiateModule(ctx, g.module.compiled, wazero.NewModuleConfig().WithName("").WithStartFunctions())
 	if err != nil {
 		return nil, &LoadError{Module: g.module.Name, Lines: []string{
 			"Failed to create new Wasm instance",
@@ -184,13 +194,20 @@ func (v *instance) callFunction(c *hostContext, name string, fn api.Function) er
 			log.Log(context.Background(), LevelTrace, "[host<-vm] "+name+" return"+v.returned(fn))
 		}()
 	}
-	if d := v.group.engine.opts.CallbackDeadline; d > 0 {
-		ctx, cancel := context.WithTimeout(v.ctx, d)
-		defer cancel()
-		v.callCtx = ctx
+	observe := v.group.engine.opts.Observe
+	var numbers string
+	if observe != nil {
+		numbers = v.numbers(name)
 	}
-	err := fn.CallWithStack(v.callCtx, v.stack[:])
-	v.callCtx = v.ctx
+	var err error
+	if d := v.group.engine.opts.CallbackDeadline; d > 0 {
+		err = v.callWithin(d, fn)
+	} else {
+		err = fn.CallWithStack(v.ctx, v.stack[:])
+	}
+	if observe != nil {
+		observe(v.callback(c, name, numbers, fn, err))
+	}
 	v.current, v.effective = v.contexts[0], nil
 	if err != nil {
 		v.fail(name, err)
@@ -200,6 +217,37 @@ func (v *instance) callFunction(c *hostContext, name string, fn api.Function) er
 		return v.trap
 	}
 	return nil
+}
+
+// errDeadline ends a guest that has run for too long.
+var errDeadline = errors.New("callback deadline exceeded (an endless loop?)")
+
+// callWithin calls fn, which has a deadline.
+func (v *instance) callWithin(d time.Duration, fn api.Function) (err error) {
+	ctx, cancel := context.WithTimeout(v.ctx, d)
+	v.callCtx = ctx
+	defer func() {
+		cancel()
+		v.callCtx = v.ctx
+		if r := recover(); r == errDeadline { // where the guest had returned, or was not called yet
+			err = errDeadline
+		} else if r != nil {
+			panic(r)
+		}
+	}()
+	return fn.CallWithStack(ctx, v.stack[:])
+}
+
+// cut is told when the WebAssembly engine ends a module, while the guest's
+// stack is there. The error with which the engine itself ends one that has run
+// for too long has no stack, that of a panic has one.
+//
+// What the engine would do behind this is to close files, of which there are
+// none.
+func (v *instance) cut(_ context.Context, exitCode uint32) {
+	if exitCode == sys.ExitCodeDeadlineExceeded {
+		panic(errDeadline)
+	}
 }
 
 // afterCall undoes what lasts for one callback only, and deletes the root

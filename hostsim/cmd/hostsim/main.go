@@ -79,6 +79,10 @@ type runCommand struct {
 	DrainTimeS    uint   `name:"drain-time-s" default:"600" placeholder:"SECONDS" help:"How long /drain_listeners?graceful takes."`
 	DrainStrategy string `name:"drain-strategy" enum:"gradual,immediate" default:"gradual" help:"While it drains: gradual ends the more connections the later it is, immediate each with its next response."`
 
+	// What no envoy has a flag for.
+	WasmMemory   uint32        `name:"wasm-memory-mib" default:"1024" placeholder:"MIB" help:"The most memory a plugin's VM can have, 1024 in Envoy."`
+	WasmDeadline time.Duration `name:"wasm-deadline" placeholder:"TIME" help:"How long one callback of a plugin may take, such as 2s: an endless loop is then a trap, with the place in the log. By default any time, as in Envoy. It makes plugins that loop much slower."`
+
 	// Taken so that an envoy command line works as it is. There is no hot restart, and so nothing for them to do.
 	BaseID            uint `name:"base-id" hidden:""`
 	UseDynamicBaseID  bool `name:"use-dynamic-base-id" hidden:""`
@@ -127,6 +131,12 @@ func (r *runCommand) run(stdout, stderr io.Writer) error {
 	if r.Concurrency < 0 {
 		return fmt.Errorf("--concurrency: %d is not a number of workers", r.Concurrency)
 	}
+	if r.WasmMemory == 0 || r.WasmMemory > 4096 {
+		return fmt.Errorf("--wasm-memory-mib: %d is not between 1 and 4096", r.WasmMemory)
+	}
+	if r.WasmDeadline < 0 {
+		return fmt.Errorf("--wasm-deadline: %v is no time that a callback can take", r.WasmDeadline)
+	}
 	cfg, err := r.load()
 	if err != nil {
 		return err
@@ -155,9 +165,11 @@ func (r *runCommand) run(stdout, stderr io.Writer) error {
 			ConfigPath: r.ConfigPath, ConfigYAML: r.ConfigYAML, LogLevel: r.LogLevel, ComponentLogLevel: r.ComponentLogLevel, LogPath: r.LogPath,
 			UseDynamicBaseID: r.UseDynamicBaseID, DisableHotRestart: r.DisableHotRestart,
 		},
-		CacheDir: cacheDir(),
-		Stdout:   stdout,
-		Stderr:   stderr,
+		WasmMemory:   int64(r.WasmMemory) << 20,
+		WasmDeadline: r.WasmDeadline,
+		CacheDir:     cacheDir(),
+		Stdout:       stdout,
+		Stderr:       stderr,
 	}
 	for _, ignored := range cfg.Ignored() {
 		options.Logger.With("component", "config").Warn("ignored: " + ignored.Error())

@@ -1,0 +1,56 @@
+package vm
+
+import (
+	"errors"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// Whoever looks for a trap, or for an endless loop, is told where the guest
+// was: functions from the name section, lines from DWARF.
+func TestStackOfATrap(t *testing.T) {
+	tests := []struct {
+		name   string
+		what   int
+		reason string
+		stack  []string // patterns that are there in this order
+	}{
+		{"an endless loop", 1, "callback deadline exceeded (an endless loop?)", []string{`stack::count`, `stack\.rs:\d+`, `stack::decide`, `proxy_on_request_headers`}},
+		{"a trap", 2, "Uncaught RuntimeError: unreachable", []string{`stack::divide`, `stack\.rs:\d+`, `stack::decide`, `proxy_on_request_headers`}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			e, log := newTestEngine(t, EngineOptions{CallbackDeadline: 100 * time.Millisecond})
+			p := mustTestPlugin(t, e, "stack", PluginConfig{})
+			err := attack(t, p, tt.what)
+			trap, ok := errors.AsType[*TrapError](err)
+			if !ok || trap.Reason != tt.reason {
+				t.Fatalf("error %v, want a trap by %q", err, tt.reason)
+			}
+			frames := trap.Stack
+			for _, pattern := range tt.stack {
+				i := slices.IndexFunc(frames, regexp.MustCompile(pattern).MatchString)
+				if i < 0 {
+					t.Fatalf("stack %q has no %s, or not in its place", trap.Stack, pattern)
+				}
+				frames = frames[i:]
+			}
+			if logged := strings.Join(log.messages(), "\n"); !strings.Contains(logged, tt.stack[0]) {
+				t.Errorf("the log does not say where:\n%s", logged)
+			}
+		})
+	}
+}
+
+// A deadline that is over before anything runs is an error like any other.
+func TestDeadlineThatIsOver(t *testing.T) {
+	e, _ := newTestEngine(t, EngineOptions{CallbackDeadline: 1})
+	_, err := newTestPlugin(t, e, "lifecycle", PluginConfig{})
+	load, ok := errors.AsType[*LoadError](err)
+	if !ok || !strings.Contains(err.Error(), "callback deadline exceeded") {
+		t.Errorf("error %v (%v), want a refusal because of the deadline", err, load)
+	}
+}

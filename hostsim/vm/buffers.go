@@ -93,6 +93,8 @@ func proxySetBufferBytes(v *instance, stack []uint64) abi.Status {
 	switch {
 	case b.stream == nil:
 		return abi.StatusBadArgument
+	case !v.afford(len(data)):
+		return abi.StatusInternalFailure
 	case start == 0:
 		b.stream.Replace(0, int(min(length, size)), data)
 	case start >= size:

@@ -72,6 +72,10 @@ func proxyHTTPCall(v *instance, stack []uint64) abi.Status {
 	if !ok1 || !ok2 || !ok3 || !ok4 || !v.writeUint32(stack[9], 0) {
 		return abi.StatusInvalidMemoryAccess
 	}
+	root := v.context().root
+	if !v.afford(len(cluster)+len(headers)+len(body)+len(trailers)) || !root.calls.room(v) {
+		return abi.StatusInternalFailure
+	}
 	call := HTTPCall{Cluster: strings.Clone(cluster), Body: append([]byte(nil), body...)}
 	call.Headers, ok1 = abi.ParsePairs(headers)
 	call.Trailers, _ = abi.ParsePairs(trailers)
@@ -88,7 +92,6 @@ func proxyHTTPCall(v *instance, stack []uint64) abi.Status {
 	for i, p := range call.Headers {
 		call.Headers[i][0] = lowerASCII(p[0])
 	}
-	root := v.context().root
 	token := v.tokens[callHTTP] + calloutStep
 	cancel, status, why := v.group.engine.opts.Callouts.HTTP(v.worker, call, func(r *HTTPResponse) { root.answered(token, r) })
 	if status != abi.StatusOK {
@@ -102,6 +105,15 @@ func proxyHTTPCall(v *instance, stack []uint64) abi.Status {
 	root.calls.add(token, cancel)
 	v.writeUint32(stack[9], token)
 	return abi.StatusOK
+}
+
+// room says whether there may be one more under way.
+func (c *callouts) room(v *instance) bool {
+	if len(c.cancel)+len(c.streams) < maxCallouts {
+		return true
+	}
+	v.because("the plugin has %d callouts under way already", maxCallouts)
+	return false
 }
 
 func (c *callouts) add(token uint32, cancel func()) {

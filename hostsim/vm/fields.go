@@ -96,6 +96,9 @@ func (v *instance) writeHeader(stack []uint64, write func(m HeaderMap, name, val
 	if m == nil {
 		return abi.StatusBadArgument
 	}
+	if !v.afford(len(name) + len(value)) {
+		return abi.StatusInternalFailure
+	}
 	write(m, name, value)
 	c.mapChanged(t)
 	return abi.StatusOK
@@ -153,6 +156,9 @@ func proxySetHeaderMapPairs(v *instance, stack []uint64) abi.Status {
 	m := c.writableMap(t)
 	if m == nil {
 		return abi.StatusBadArgument
+	}
+	if !v.afford(len(b)) {
+		return abi.StatusInternalFailure
 	}
 	pairs, _ := abi.ParsePairs(b)
 	m.Clear()

@@ -53,6 +53,9 @@ func (v *instance) startGRPC(call GRPCCall, kind uint32, tokenPtr uint64) abi.St
 		return abi.StatusParseFailure
 	}
 	root := v.context().root
+	if !root.calls.room(v) {
+		return abi.StatusInternalFailure
+	}
 	token := (v.tokens[kind] + calloutStep) | kind
 	unary := kind == callGRPC
 	tell := func(cb callback, last bool, r received, number uint64) {
@@ -104,24 +107,33 @@ func (v *instance) startGRPC(call GRPCCall, kind uint32, tokenPtr uint64) abi.St
 }
 
 // grpcArguments reads what both kinds of calls begin with.
-func (v *instance) grpcArguments(stack []uint64) (GRPCCall, bool) {
+func (v *instance) grpcArguments(stack []uint64) (GRPCCall, abi.Status) {
 	service, ok1 := v.readString(stack[0], stack[1])
 	name, ok2 := v.readString(stack[2], stack[3])
 	method, ok3 := v.readString(stack[4], stack[5])
 	metadata, ok4 := v.read(stack[6], stack[7])
 	if !ok1 || !ok2 || !ok3 || !ok4 {
-		return GRPCCall{}, false
+		return GRPCCall{}, abi.StatusInvalidMemoryAccess
+	}
+	if !v.afford(len(service) + len(name) + len(method) + len(metadata)) {
+		return GRPCCall{}, abi.StatusInternalFailure
 	}
 	call := GRPCCall{Service: strings.Clone(service), ServiceName: strings.Clone(name), MethodName: strings.Clone(method)}
 	call.Metadata, _ = abi.ParsePairs(metadata)
-	return call, true
+	return call, abi.StatusOK
 }
 
 func proxyGRPCCall(v *instance, stack []uint64) abi.Status {
-	call, ok := v.grpcArguments(stack)
-	message, ok2 := v.read(stack[8], stack[9])
-	if !ok || !ok2 {
+	call, status := v.grpcArguments(stack)
+	if status != abi.StatusOK {
+		return status
+	}
+	message, ok := v.read(stack[8], stack[9])
+	switch {
+	case !ok:
 		return abi.StatusInvalidMemoryAccess
+	case !v.afford(len(message)):
+		return abi.StatusInternalFailure
 	}
 	call.Message = append([]byte(nil), message...)
 	call.Timeout = time.Duration(uint32(stack[10])) * time.Millisecond
@@ -129,9 +141,9 @@ func proxyGRPCCall(v *instance, stack []uint64) abi.Status {
 }
 
 func proxyGRPCStream(v *instance, stack []uint64) abi.Status {
-	call, ok := v.grpcArguments(stack)
-	if !ok {
-		return abi.StatusInvalidMemoryAccess
+	call, status := v.grpcArguments(stack)
+	if status != abi.StatusOK {
+		return status
 	}
 	call.Stream = true
 	return v.startGRPC(call, streamGRPC, stack[8])
@@ -151,6 +163,9 @@ func proxyGRPCSend(v *instance, stack []uint64) abi.Status {
 	if stream == nil {
 		v.because("the gRPC stream %d is closed, or never was", token)
 		return abi.StatusNotFound
+	}
+	if !v.afford(len(message)) {
+		return abi.StatusInternalFailure
 	}
 	stream.Send(append([]byte(nil), message...), uint32(stack[3]) != 0)
 	return abi.StatusOK

@@ -82,7 +82,10 @@ func (r *Registry) Value(t abi.MetricType, name string) (uint64, bool) {
 // metricTable is a VM's metrics by id. The two low bits of an id are the type
 // and the rest counts from 1, for each type by itself: counters 4, 8, gauges
 // 5, 9, histograms 6, 10. Each definition makes a new id.
-type metricTable struct{ byType [3][]Metric }
+type metricTable struct {
+	byType  [3][]Metric
+	defined int
+}
 
 const (
 	metricTypeMask = 3
@@ -91,6 +94,7 @@ const (
 
 func (t *metricTable) define(kind uint32, m Metric) (id uint32) {
 	t.byType[kind] = append(t.byType[kind], m)
+	t.defined++
 	return uint32(len(t.byType[kind]))*metricIDStep + kind
 }
 
@@ -110,6 +114,10 @@ func proxyDefineMetric(v *instance, stack []uint64) abi.Status {
 	kind := uint32(stack[0])
 	if kind > uint32(abi.MetricHistogram) {
 		return abi.StatusBadArgument
+	}
+	if v.metrics.defined == maxMetrics {
+		v.because("the plugin has defined %d metrics already", maxMetrics)
+		return abi.StatusInternalFailure
 	}
 	id := v.metrics.define(kind, v.group.engine.metrics.Metric(abi.MetricType(kind), name))
 	if !v.writeUint32(stack[3], id) {

@@ -55,5 +55,8 @@ func proxySetProperty(v *instance, stack []uint64) abi.Status {
 	if c.stream == nil {
 		return abi.StatusNotFound
 	}
+	if !v.afford(len(path) + len(value)) {
+		return abi.StatusInternalFailure
+	}
 	return c.stream.SetProperty(path, value)
 }

@@ -10,14 +10,6 @@ import (
 // Shared data and queues (Proxy-Wasm 0.2.1, "Shared Key-Value Store", "Shared
 // queues"): one store for all VMs of an engine, as Envoy has one per process.
 
-// maxSharedBytes bounds what guests can make the host keep; Envoy has no
-// bound. It is as much as one VM's memory may be.
-// Each key and each item costs sharedOverhead besides its bytes.
-const (
-	maxSharedBytes = 1 << 30
-	sharedOverhead = 64
-)
-
 type sharedKey struct{ vmID, name string }
 
 type sharedValue struct {
@@ -91,13 +83,17 @@ func (s *sharedStore) set(vmID, key, data string, cas uint32) abi.Status {
 }
 
 // register returns the token of a queue, which it makes if there is none.
-func (s *sharedStore) register(name string, c *hostContext) uint32 {
+func (s *sharedStore) register(name string, c *hostContext) (uint32, abi.Status) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	v := c.instance
 	k := sharedKey{v.group.vmID, name}
 	token, ok := s.tokens[k]
 	if !ok {
+		if s.bytes+len(name)+sharedOverhead > maxSharedBytes {
+			return 0, abi.StatusInternalFailure
+		}
+		s.bytes += len(name) + sharedOverhead
 		s.token++
 		token = s.token
 		k.name = strings.Clone(name)
@@ -106,7 +102,7 @@ func (s *sharedStore) register(name string, c *hostContext) uint32 {
 	}
 	q := s.queues[token]
 	q.group, q.worker, q.context = v.group, v.worker, c.root.id
-	return token
+	return token, abi.StatusOK
 }
 
 func (s *sharedStore) resolve(vmID, name string) (uint32, bool) {
@@ -190,6 +186,7 @@ func (s *sharedStore) forget(vmID string) {
 			for _, item := range s.queues[token].items {
 				s.bytes -= len(item) + sharedOverhead
 			}
+			s.bytes -= len(k.name) + sharedOverhead
 			delete(s.queues, token)
 			delete(s.tokens, k)
 		}
@@ -228,7 +225,10 @@ func proxyRegisterSharedQueue(v *instance, stack []uint64) abi.Status {
 	if !ok {
 		return abi.StatusInvalidMemoryAccess
 	}
-	token := v.group.engine.shared.register(name, v.context())
+	token, status := v.group.engine.shared.register(name, v.context())
+	if status != abi.StatusOK {
+		return status
+	}
 	if !v.writeUint32(stack[2], token) {
 		return abi.StatusInvalidMemoryAccess
 	}

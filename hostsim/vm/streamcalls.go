@@ -81,6 +81,9 @@ func (c *hostContext) continueStream(t uint32) abi.Status {
 	case c.stream == nil:
 		return abi.StatusOK
 	}
+	if !c.instance.afford(0) {
+		return abi.StatusInternalFailure
+	}
 	c.requestGone = true
 	stream := c.stream
 	c.instance.after(func() { stream.Continue(abi.StreamType(t)) })
@@ -94,6 +97,9 @@ func proxyCloseStream(v *instance, stack []uint64) abi.Status {
 		return abi.StatusBadArgument
 	case c.stream == nil || t > uint32(abi.StreamResponse):
 		return abi.StatusOK
+	}
+	if !v.afford(0) {
+		return abi.StatusInternalFailure
 	}
 	stream := c.stream
 	v.after(func() { stream.Close(abi.StreamType(t)) })

@@ -66,6 +66,7 @@ type instance struct {
 	actions     []func()       // what is done when this call has returned
 	tokens      [3]uint32      // the last of each kind of callout
 	why         string         // see because
+	spent       int            // see afford
 	message     *Message       // that was logged, for who observes
 
 	metrics metricTable
@@ -187,7 +188,7 @@ func (v *instance) call(c *hostContext, cb callback) (uint64, error) {
 // callFunction calls into the guest, with the parameters in v.stack. A trap
 // there, or in a malloc that the call needed, ends the instance.
 func (v *instance) callFunction(c *hostContext, name string, fn api.Function) error {
-	v.current, v.effective = c, nil
+	v.current, v.effective, v.spent = c, nil, 0
 	if log := v.group.engine.log; log.Enabled(v.ctx, LevelTrace) {
 		log.Log(v.ctx, LevelTrace, "[host->vm] "+name+"("+v.numbers(name)+")")
 		defer func() {

@@ -63,6 +63,9 @@ func (s *Server) HTTP(worker int, call vm.HTTPCall, done func(*vm.HTTPResponse))
 		cluster.stats.responded(503, true, false)
 		return nil, abi.StatusInternalFailure, "cluster " + quoted(call.Cluster) + " has no host"
 	}
+	if h := s.options.harness; h != nil && h.options.Callouts != nil {
+		return h.options.Callouts.HTTP(worker, call, done)
+	}
 	s.callouts.mu.Lock()
 	defer s.callouts.mu.Unlock()
 	if s.callouts.closed {

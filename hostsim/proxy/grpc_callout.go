@@ -95,6 +95,9 @@ func (s *Server) GRPC(worker int, call vm.GRPCCall, events vm.GRPCEvents) (vm.GR
 	if h == nil {
 		return nil, abi.StatusInternalFailure, "cluster " + quoted(name) + " has no host"
 	}
+	if h := s.options.harness; h != nil && h.options.Callouts != nil {
+		return h.options.Callouts.GRPC(worker, call, events)
+	}
 	conn, err := s.grpc.conn(name, h.dialAddress())
 	if err != nil {
 		return nil, abi.StatusInternalFailure, err.Error()

@@ -82,6 +82,8 @@ type localReply struct {
 	flags   string // response flags
 	headers [][2]string
 	direct  bool // the route's own: a redirect or direct_response
+
+	grpcStatus int32 // a plugin's
 }
 
 // nobody says that there is no reply to send: the client is gone, or must not

@@ -18,6 +18,9 @@ import (
 // serialised pairs.
 func (w *wasmFilter) Property(path string) ([]byte, abi.Status) {
 	s := w.stream
+	if v, ok := s.conn.server.options.harness.property(path); ok {
+		return v, abi.StatusOK
+	}
 	root, rest, nested := strings.Cut(strings.TrimSuffix(path, "\x00"), "\x00")
 	if v, ok := s.filterState["wasm."+path]; ok && !isAttributeRoot(root) {
 		return []byte(v.text), abi.StatusOK

@@ -52,6 +52,8 @@ type Options struct {
 	// vm.EngineOptions.
 	MemoryLimitPages uint32
 	CallbackDeadline time.Duration
+
+	harness *Harness // nil: there is a network
 }
 
 // Server is a data plane made from one bootstrap.

@@ -289,12 +289,12 @@ func (w *wasmFilter) SetProperty(path string, value []byte) abi.Status {
 	return abi.StatusOK
 }
 
-func (w *wasmFilter) SendLocalResponse(code uint32, details string, body []byte, headers [][2]string, _ int32) {
+func (w *wasmFilter) SendLocalResponse(code uint32, details string, body []byte, headers [][2]string, grpcStatus int32) {
 	if w.over {
 		w.crash("proxy_send_local_response when the stream is over")
 		return
 	}
-	w.stream.reply(&localReply{status: int(code), body: string(body), details: details, guest: true, headers: headers})
+	w.stream.reply(&localReply{status: int(code), body: string(body), details: details, guest: true, headers: headers, grpcStatus: grpcStatus})
 }
 
 func (w *wasmFilter) Continue(t abi.StreamType) {
@@ -348,11 +348,15 @@ func (b *builder) wasm(path string, c *wasmv3.PluginConfig) (filterFactory, erro
 		s.callouts.background, s.callouts.stop = context.WithCancel(context.Background())
 		s.answering = make([]*callout, 1+s.options.Concurrency)
 		s.threads = make([]sync.Mutex, 1+s.options.Concurrency)
-		engine, err := vm.NewEngine(b.ctx, vm.EngineOptions{
+		options := vm.EngineOptions{
 			CacheDir: s.options.CacheDir, Logger: s.guestLog, Metrics: (*guestMetrics)(&s.Stats),
 			MemoryLimitPages: s.options.MemoryLimitPages, CallbackDeadline: s.options.CallbackDeadline,
 			Thread: func(worker int) sync.Locker { return s.thread(worker) }, Callouts: s,
-		})
+		}
+		if h := s.options.harness; h != nil {
+			options.Now, options.Observe = h.options.Now, h.options.Observe
+		}
+		engine, err := vm.NewEngine(b.ctx, options)
 		if err != nil {
 			return nil, err
 		}
@@ -397,7 +401,11 @@ func (b *builder) wasm(path string, c *wasmv3.PluginConfig) (filterFactory, erro
 		config.FailurePolicy = vm.FailReload
 	}
 	b.guestLog.note()
+	harness := s.options.harness
 	config.Property = func(path string) ([]byte, abi.Status) {
+		if v, ok := harness.property(path); ok {
+			return v, abi.StatusOK
+		}
 		if name, ok := strings.CutPrefix(strings.TrimSuffix(path, "\x00"), "xds\x00"); ok {
 			if v, ok := s.nodeProperty(name).(string); ok && strings.HasPrefix(name, "node") {
 				return []byte(v), abi.StatusOK
@@ -408,6 +416,9 @@ func (b *builder) wasm(path string, c *wasmv3.PluginConfig) (filterFactory, erro
 	config.Foreign = s.foreign
 	ticks := newTickers(s)
 	config.OnTickPeriod = ticks.set
+	if harness != nil {
+		config.Foreign, config.OnTickPeriod = harness.foreign, nil
+	}
 	plugin, err := s.engine.NewPlugin(b.ctx, config, s.options.Concurrency)
 	said := b.guestLog.said()
 	if err != nil {
@@ -419,8 +430,10 @@ func (b *builder) wasm(path string, c *wasmv3.PluginConfig) (filterFactory, erro
 	}
 	s.plugins = append(s.plugins, plugin)
 	b.pluginStats(config.Name, plugin)
-	s.ticks = append(s.ticks, ticks)
-	ticks.start(plugin)
+	if harness == nil {
+		s.ticks = append(s.ticks, ticks)
+		ticks.start(plugin)
+	}
 	return &wasmFactory{plugin, plugin.Exports("proxy_on_request_body"), plugin.Exports("proxy_on_response_body")}, nil
 }
 

@@ -26,14 +26,14 @@ func (v *instance) because(format string, args ...any) {
 // Call is a callback or a hostcall that has returned, for whoever observes an
 // engine.
 type Call struct {
-	Hostcall  bool     // the guest called the host
-	Context   uint32   // the context that it is about
-	Name      string   // proxy_on_request_headers, fd_write
-	Arguments string   // of a hostcall decoded, `map: request headers, name: "x"`, of a callback as numbers
-	Result    string   // of a hostcall a status by its name, of a callback a number; "" for none
-	Why       string   // a hostcall's status is not Ok, if that is known
-	Message   *Message // that the guest has logged with it
-	Err       error    // with which the WebAssembly engine ended the callback
+	Hostcall  bool       // the guest called the host
+	Context   uint32     // the context that it is about
+	Name      string     // proxy_on_request_headers, fd_write
+	Arguments string     // of a hostcall decoded, `map: request headers, name: "x"`, of a callback as numbers
+	Result    string     // of a hostcall a status by its name, of a callback a number; "" for none
+	Why       string     // a hostcall's status is not Ok, if that is known
+	Message   *Message   // that the guest has logged with it
+	Trap      *TrapError // in which the callback ended
 }
 
 // Message is what a guest logs, without Envoy's prefix.
@@ -43,9 +43,9 @@ type Message struct {
 }
 
 // callback describes a callback that has returned.
-func (v *instance) callback(c *hostContext, name, arguments string, fn api.Function, err error) Call {
-	call := Call{Context: c.id, Name: name, Arguments: arguments, Err: err}
-	if err == nil {
+func (v *instance) callback(c *hostContext, name, arguments string, fn api.Function) Call {
+	call := Call{Context: c.id, Name: name, Arguments: arguments, Trap: v.trap}
+	if v.trap == nil {
 		call.Result = strings.TrimPrefix(v.returned(fn), ": ")
 	}
 	return call

@@ -206,12 +206,12 @@ func (v *instance) callFunction(c *hostContext, name string, fn api.Function) er
 	} else {
 		err = fn.CallWithStack(v.ctx, v.stack[:])
 	}
-	if observe != nil {
-		observe(v.callback(c, name, numbers, fn, err))
-	}
 	v.current, v.effective = v.contexts[0], nil
 	if err != nil {
 		v.fail(name, err)
+	}
+	if observe != nil {
+		observe(v.callback(c, name, numbers, fn))
 	}
 	if v.failed.Load() {
 		v.free()

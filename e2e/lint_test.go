@@ -28,7 +28,7 @@ var imports = map[string][]string{
 	"switchyard/hostsim/proxy":             {"switchyard/hostsim/vm", "switchyard/hostsim/abi", "switchyard/hostsim/bootstrap", "switchyard/hostsim/foreign", "github.com/envoyproxy/go-control-plane", "google.golang.org/protobuf", "google.golang.org/grpc", "golang.org/x/net", "cel.dev/cel-go", "github.com/cespare/xxhash/v2"},
 	"switchyard/hostsim/admin":             {"switchyard/hostsim/proxy", "github.com/envoyproxy/go-control-plane", "google.golang.org/protobuf"},
 	"switchyard/hostsim":                   {"switchyard/hostsim/abi", "switchyard/hostsim/vm", "switchyard/hostsim/bootstrap", "switchyard/hostsim/patch", "switchyard/hostsim/foreign", "switchyard/hostsim/proxy", "switchyard/hostsim/admin", "github.com/envoyproxy/go-control-plane", "google.golang.org/protobuf"},
-	"switchyard/hostsim/hostsimtest":       {"switchyard/hostsim"},
+	"switchyard/hostsim/hostsimtest":       {"switchyard/hostsim", "switchyard/hostsim/vm", "switchyard/hostsim/abi", "switchyard/hostsim/bootstrap", "switchyard/hostsim/proxy", "github.com/envoyproxy/go-control-plane"},
 	"switchyard/hostsim/cmd/hostsim":       {"switchyard/hostsim", "github.com/alecthomas/kong"},
 	"switchyard/envoy":                     {},
 	"switchyard/e2e":                       {},

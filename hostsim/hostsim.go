@@ -52,6 +52,9 @@ func Parse(name string, data []byte) (*Config, error) {
 // Warnings are about what the objects of [Source.Apply] do not do, in the order of their text.
 func (c *Config) Warnings() []patch.Warning { return c.warnings }
 
+// Bootstrap is the bootstrap itself. What is changed in it, addresses for one, counts for those who call New afterwards.
+func (c *Config) Bootstrap() *bootstrapv3.Bootstrap { return c.boot.Proto() }
+
 // Source is where a bootstrap comes from, as Envoy's command line says it.
 type Source struct {
 	// File is a bootstrap file, "" for none.

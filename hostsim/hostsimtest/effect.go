@@ -8,6 +8,18 @@ import (
 	"switchyard/hostsim/vm"
 )
 
+// T is what is needed of a *testing.T, *testing.B or *testing.F.
+type T interface {
+	Helper()
+	Log(args ...any)
+	Errorf(format string, args ...any)
+	Fatal(args ...any)
+	Fatalf(format string, args ...any)
+	Failed() bool
+	Cleanup(func())
+	TempDir() string
+}
+
 // Headers are the names and values of a header map, in order. Envoy's names
 // are lower-case, pseudo headers come first.
 type Headers [][2]string
@@ -20,6 +32,22 @@ func (h Headers) Get(name string) string {
 		}
 	}
 	return ""
+}
+
+// equalFold compares ASCII without regard to case.
+func equalFold(a, b string) bool {
+	lower := func(c byte) byte {
+		if 'A' <= c && c <= 'Z' {
+			c += 'a' - 'A'
+		}
+		return c
+	}
+	for i := range min(len(a), len(b)) {
+		if lower(a[i]) != lower(b[i]) {
+			return false
+		}
+	}
+	return len(a) == len(b)
 }
 
 // Values returns the values of all fields of that name.

@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"testing"
 	"time"
 
 	"switchyard/hostsim/abi"
@@ -124,7 +123,7 @@ func encode(value any) []byte {
 // as in an Envoy with --concurrency 1. Streams are the worker's. Its methods,
 // and those of what it gives, are for the goroutine of the test.
 type Filter struct {
-	t       testing.TB
+	t       T
 	options options
 	harness *proxy.Harness
 	now     time.Time
@@ -142,7 +141,7 @@ const journalLength = 300
 
 // Plugin loads the .wasm in a file, and unloads it when the test ends. If Envoy
 // would not load it, neither does Plugin: the test ends with Envoy's words.
-func Plugin(t testing.TB, file string, opts ...Option) *Filter {
+func Plugin(t T, file string, opts ...Option) *Filter {
 	t.Helper()
 	p, err := load(t, file, opts)
 	if err != nil {
@@ -152,14 +151,14 @@ func Plugin(t testing.TB, file string, opts ...Option) *Filter {
 }
 
 // PluginBytes is Plugin for a .wasm in memory.
-func PluginBytes(t testing.TB, code []byte, opts ...Option) *Filter {
+func PluginBytes(t T, code []byte, opts ...Option) *Filter {
 	t.Helper()
 	return Plugin(t, keep(t, code), opts...)
 }
 
 // Refused is for a plugin that Envoy does not load. It returns why, in
 // Envoy's words, and ends the test if the plugin is loaded.
-func Refused(t testing.TB, file string, opts ...Option) error {
+func Refused(t T, file string, opts ...Option) error {
 	t.Helper()
 	if _, err := load(t, file, opts); err != nil {
 		return err
@@ -169,7 +168,7 @@ func Refused(t testing.TB, file string, opts ...Option) error {
 }
 
 // keep puts a module into a file.
-func keep(t testing.TB, code []byte) string {
+func keep(t T, code []byte) string {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "plugin.wasm")
 	if err := os.WriteFile(file, code, 0o600); err != nil {
@@ -178,7 +177,7 @@ func keep(t testing.TB, code []byte) string {
 	return file
 }
 
-func load(t testing.TB, file string, opts []Option) (*Filter, error) {
+func load(t T, file string, opts []Option) (*Filter, error) {
 	t.Helper()
 	o := options{name: "plugin", environment: map[string]string{}, properties: map[string][]byte{},
 		foreign: map[string]func([]byte) ([]byte, Status){}, deadline: 10 * time.Second,

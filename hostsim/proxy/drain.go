@@ -59,7 +59,7 @@ func (c *connection) ending(now time.Time) bool {
 	l := &c.life
 	if l.over.IsZero() && c.listener.drainClose(now) {
 		l.over = now.Add(c.hcm.drainTimeout)
-		c.countDrain()
+		c.hcm.stats.drainCloses.Add(1)
 	}
 	return !l.over.IsZero()
 }

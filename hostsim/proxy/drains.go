@@ -89,19 +89,23 @@ func (c *connection) awaitDrainDeadline() {
 // drainDeadline drains the connection: it is closed if it has served nothing
 // yet, its tunnel ends, and a request under way is its last.
 func (c *connection) drainDeadline() {
+	conns := &c.server.conns
+	conns.mu.Lock()
+	_, open := conns.open[c]
+	conns.mu.Unlock()
+	if !open {
+		return
+	}
 	c.deadline.Store(true)
-	c.countDrain()
+	c.hcm.stats.drainCloses.Add(1) // again, if it was drained before
+	if h := c.frames.Load(); h != nil {
+		h.drainDeadline()
+		return
+	}
 	if t := c.tunnel.Load(); t != nil {
 		t.end("on_drain_deadline", "")
 	} else if c.idle.Load() {
 		c.SetReadDeadline(past)
-	}
-}
-
-// countDrain counts a connection that is drained because the server is.
-func (c *connection) countDrain() {
-	if c.counted.CompareAndSwap(false, true) {
-		c.hcm.stats.drainCloses.Add(1)
 	}
 }
 

@@ -565,6 +565,9 @@ func (s *stream) mutateResponse() {
 	}
 	s.cleanResponse()
 	if s.conn.http2 != nil { // the end of a stream ends no connection
+		if s.conn.server2 != nil {
+			s.conn.server2.drainClose()
+		}
 		return
 	}
 	if !s.http11 {

@@ -57,6 +57,7 @@ func (c *connection) serveHTTP2() (byPeer bool) {
 	h.http2Conn = newHTTP2Conn(c.Conn, r, &m.http2, m.maxHeaders, m.maxHeadBytes, c.server.http2Stats())
 	h.underscores = m.underscores
 	h.onOpen = h.serveStream
+	c.frames.Store(h)
 	defer h.close(errHTTP2Closed)
 	settings := []http2.Setting{{ID: http2.SettingHeaderTableSize, Val: m.http2.tableSize}}
 	connect := http2.Setting{ID: settingEnableConnect}
@@ -69,6 +70,9 @@ func (c *connection) serveHTTP2() (byPeer bool) {
 		http2.Setting{ID: http2.SettingInitialWindowSize, Val: uint32(m.http2.streamWindow)})...)
 	h.limitLife()
 	defer h.unlimitLife()
+	if c.deadline.Load() { // it came before
+		h.startDrain()
+	}
 	err := h.preface(r)
 	if err == nil {
 		err = h.read()
@@ -145,6 +149,7 @@ func (h *http2Server) serveStream(st *http2Stream, m *http2Message) *http2Error 
 		return nil
 	}
 	h.stopIdle()
+	h.countRequest()
 	served := make(chan struct{})
 	go func() {
 		defer close(served)
@@ -424,7 +429,7 @@ func (h *http2Server) limitLife() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if most := h.client.hcm.maxLife; most > 0 {
-		h.life = time.AfterFunc(most, func() {
+		h.life = time.AfterFunc(time.Until(h.client.life.old), func() {
 			h.client.hcm.stats.longConnections.Add(1)
 			h.startDrain()
 		})
@@ -466,6 +471,39 @@ func (h *http2Server) stopIdle() {
 	}
 }
 
+// drainClose drains the connection, before a response is sent, if the server is
+// drained.
+func (h *http2Server) drainClose() {
+	h.mu.Lock()
+	draining := h.drain != nil
+	h.mu.Unlock()
+	if !draining && h.client.listener.drainClose(time.Now()) {
+		h.client.hcm.stats.drainCloses.Add(1)
+		h.startDrain()
+	}
+}
+
+// drainDeadline drains the connection and ends its tunnels, because the time to
+// drain is nearly over.
+func (h *http2Server) drainDeadline() {
+	h.startDrain()
+	conns := &h.client.server.conns
+	conns.mu.Lock()
+	defer conns.mu.Unlock()
+	for c := range conns.open {
+		if t := c.tunnel.Load(); t != nil && c.server2 == h {
+			t.end("on_drain_deadline", "")
+		}
+	}
+}
+
+// countRequest drains the connection with the last request that it may serve.
+func (h *http2Server) countRequest() {
+	if h.client.lastRequest() {
+		h.startDrain()
+	}
+}
+
 // startDrain tells the client that the connection will be closed: no new
 // streams, please, and after drain_timeout none are served.
 func (h *http2Server) startDrain() {
@@ -486,6 +524,7 @@ func (h *http2Server) finishDrain() {
 		return
 	}
 	h.goAway(h.last)
+	h.stats.goAwaysSent.Add(1)
 	h.saidGoAway = true
 	h.flush()
 	idle := len(h.streams) == 0
@@ -553,13 +592,13 @@ func newHTTP2Options(c *corev3.Http2ProtocolOptions) http2Options {
 // http2Stats are the counters of HTTP/2, by Envoy's names.
 type http2Stats struct {
 	active, trailers, messagingErrors, resetsReceived, resetsSent *Stat
-	streamsRefused, controlFlood, overflow, tooLarge              *Stat
+	streamsRefused, controlFlood, overflow, tooLarge, goAwaysSent *Stat
 	underscoresDropped, underscoresRejected, connections          *Stat
 }
 
 func newHTTP2Stats(stats *Stats, prefix string, client bool) *http2Stats {
 	prefix += "http2."
-	stats.zero(prefix, "cookies_total_bytes_too_large", "goaway_sent", "headers_cb_no_stream",
+	stats.zero(prefix, "cookies_total_bytes_too_large", "headers_cb_no_stream",
 		"inbound_empty_frames_flood", "inbound_priority_frames_flood", "inbound_window_update_frames_flood", "keepalive_timeout",
 		"metadata_empty_frames", "nghttp2_downstream_connections", "nghttp2_upstream_connections", "oghttp2_downstream_connections",
 		"oghttp2_upstream_connections", "outbound_flood", "tx_flush_timeout")
@@ -574,6 +613,7 @@ func newHTTP2Stats(stats *Stats, prefix string, client bool) *http2Stats {
 		resetsSent: stats.Stat(prefix + "tx_reset"), streamsRefused: stats.Stat(prefix + "stream_refused_errors"),
 		controlFlood: stats.Stat(prefix + "outbound_control_flood"), overflow: stats.Stat(prefix + "header_overflow"),
 		tooLarge:            stats.Stat(prefix + "header_list_size_too_large"),
+		goAwaysSent:         stats.Stat(prefix + "goaway_sent"),
 		underscoresDropped:  stats.Stat(prefix + "dropped_headers_with_underscores"),
 		underscoresRejected: stats.Stat(prefix + "requests_rejected_with_underscores_in_headers"),
 		connections:         stats.Stat(prefix + "nghttp2_" + side + "_connections"),

@@ -105,8 +105,8 @@ type connection struct {
 	ready    atomic.Bool   // its connection manager is known
 	idle     atomic.Bool   // waits for a request
 	deadline atomic.Bool   // drainDeadline wants something
-	counted  atomic.Bool   // see countDrain
 	tunnel   atomic.Pointer[tunnel]
+	frames   atomic.Pointer[http2Server] // its streams are connections of their own
 }
 
 func (c *connection) serve() {

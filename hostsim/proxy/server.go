@@ -358,6 +358,11 @@ func (s *Server) Close() {
 		s.StopListeners(AllListeners)
 		close(s.closing)
 		s.conns.mu.Lock()
+		for c := range s.conns.open { // first, so that nothing is said on their streams any more
+			if h := c.frames.Load(); h != nil {
+				h.close(errHTTP2Closed)
+			}
+		}
 		for c := range s.conns.open {
 			c.SetDeadline(past)
 			c.Close()

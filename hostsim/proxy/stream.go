@@ -177,7 +177,7 @@ func (s *stream) begin() {
 		s.hcm.stats.http1Requests.Add(1)
 	}
 	s.hcm.stats.activeRequests.Add(1)
-	if s.conn.lastRequest() {
+	if s.conn.http2 == nil && s.conn.lastRequest() {
 		s.closing, s.promptly = true, true
 	}
 }

@@ -39,8 +39,17 @@ func newFrameWriter() *frameWriter {
 	return w
 }
 
-// frame makes a frame of text like "headers 1 end :method=GET :path=/".
+// frame makes a frame of text like "headers 1 end :method=GET :path=/", or of
+// several with ;; between them, which are one write.
 func (w *frameWriter) frame(text string) (string, error) {
+	if first, rest, ok := strings.Cut(text, " ;; "); ok {
+		a, err := w.frame(first)
+		if err != nil {
+			return "", err
+		}
+		b, err := w.frame(rest)
+		return a + b, err
+	}
 	f := strings.Fields(text)
 	number := func(i int) uint32 {
 		if i >= len(f) {
@@ -197,6 +206,8 @@ func frames(data []byte) (lines []string, ended int) {
 		case *http2.PingFrame:
 			if f.IsAck() {
 				lines = append(lines, "pong")
+			} else {
+				lines = append(lines, "ping")
 			}
 		}
 	}

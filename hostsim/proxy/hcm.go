@@ -658,6 +658,9 @@ func (b *builder) hcm(path string, c *hcmv3.HttpConnectionManager) (*hcm, error)
 		requestTimeout: c.GetRequestTimeout().AsDuration(),
 		headersTimeout: c.GetRequestHeadersTimeout().AsDuration(),
 	}
+	if v := c.GetStreamErrorOnInvalidHttpMessage(); v != nil && c.GetHttp2ProtocolOptions().GetOverrideStreamErrorOnInvalidHttpMessage() == nil {
+		m.http2.streamErrors = v.GetValue()
+	}
 	if v := c.GetHttpProtocolOptions().GetOverrideStreamErrorOnInvalidHttpMessage(); v != nil {
 		m.streamErrors = v.GetValue()
 	}

@@ -3,6 +3,7 @@ package proxy
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"errors"
 	"io"
 	"math"
@@ -20,27 +21,18 @@ import (
 // windows and streams. A stream is a net.Conn, whose bytes are the stream's
 // content: so all that knows HTTP/1.1 connections serves streams as well.
 
-// http2Options are the Http2ProtocolOptions that are simulated.
-type http2Options struct {
-	maxStreams   uint32 // that the peer may open
-	streamWindow int64
-	connWindow   int64
-	tableSize    uint32 // of the header compression
-	allowConnect bool   // extended CONNECT (RFC 8441)
-	streamErrors bool   // a malformed message ends its stream only
-}
-
 // http2Conn is a connection that speaks HTTP/2.
 type http2Conn struct {
-	conn    net.Conn
-	options *http2Options
-	stats   *http2Stats
-	in      *bufio.Reader
-	framer  *http2.Framer
-	hpack   *hpack.Decoder
-	message http2Message // what the decoder fills
-	onOpen  func(*http2Stream, *http2Message) *http2Error
-	last    uint32 // stream that the peer has opened
+	conn      net.Conn
+	options   *http2Options
+	stats     *http2Stats
+	bytesSent *Stat
+	in        *bufio.Reader
+	framer    *http2.Framer
+	hpack     *hpack.Decoder
+	message   http2Message // what the decoder fills
+	onOpen    func(*http2Stream, *http2Message) *http2Error
+	last      uint32 // stream that the peer has opened
 
 	mostFields, mostSize int // of a header section that is received
 	underscores          corev3.HttpProtocolOptions_HeadersWithUnderscoresAction
@@ -50,6 +42,7 @@ type http2Conn struct {
 	block       bytes.Buffer
 	out         []byte // frames to write
 	spare       []byte
+	shrunk      bool // the peer has to make its table smaller
 	writing     bool
 	crowded     bool // streams wait for less in out
 	streams     map[uint32]*http2Stream
@@ -64,10 +57,18 @@ type http2Conn struct {
 	settled     bool // the peer's settings have come
 	unacked     int  // our settings that it has not acknowledged
 	control     int  // frames in out that answer the peer's
+	queued      int  // frames in out
+	batch       bool // more frames have come, and what they lead to is written together
 	err         error
 	goneAway    bool // the peer wants no new streams
 	saidGoAway  bool
 	onChange    func() // settings or a GOAWAY have come
+	floods      http2Floods
+	received    time.Time   // when a frame came last, where that is of interest
+	pingLost    bool        // that is why the connection has ended
+	pinging     bool        // a PING is on its way
+	pingTimer   *time.Timer // until the next
+	pongTimer   *time.Timer // until its answer must have come
 }
 
 // http2Error ends a connection, or a stream.
@@ -77,6 +78,8 @@ type http2Error struct {
 	silent  bool   // the connection ends without a GOAWAY
 	details string // of the stream that it is about
 	stream  bool   // only a stream ends
+	flood   bool   // there was too much of something
+	others  string // details of streams that it is not about; "": the same
 }
 
 func (e *http2Error) Error() string { return e.details }
@@ -105,8 +108,8 @@ type http2Message struct {
 
 const (
 	minFrame      = 16 << 10
+	mostWaiting   = 1 << 20 // bytes of a stream's content beyond which its peer has to wait: Envoy's buffer limit
 	mostBuffered  = 1 << 20 // bytes in out beyond which content waits
-	mostControl   = 1000    // frames in out that answer the peer's: Envoy's outbound_control_flood
 	firstWindow   = 65535
 	largestWindow = math.MaxInt32
 )
@@ -115,16 +118,29 @@ func newHTTP2Conn(c net.Conn, r *bufio.Reader, options *http2Options, mostFields
 	h := &http2Conn{
 		conn: c, in: r, options: options, stats: stats, streams: map[uint32]*http2Stream{},
 		sendWindow: firstWindow, recvWindow: options.connWindow, peerWindow: firstWindow, peerFrame: minFrame,
-		peerStreams: math.MaxInt32, mostFields: mostFields, mostSize: mostSize,
+		bytesSent: new(Stat), peerStreams: math.MaxInt32, mostFields: mostFields, mostSize: mostSize,
 	}
 	h.framer = http2.NewFramer((*http2Out)(h), r)
 	h.framer.AllowIllegalReads = true // their order is judged here
 	h.framer.SetReuseFrames()
 	h.framer.SetMaxReadFrameSize(minFrame)
 	h.encoder = hpack.NewEncoder(&h.block)
-	h.hpack = hpack.NewDecoder(options.tableSize, h.message.add)
+	h.encoder.SetMaxDynamicTableSizeLimit(min(options.tableSize, 4096))
+	h.hpack = hpack.NewDecoder(max(options.tableSize, 4096), h.message.add)
 	h.hpack.SetMaxStringLength(math.MaxInt32)
+	stats.connections.Add(1)
 	return h
+}
+
+// meteredReader reads from a connection, and counts.
+type meteredReader struct{ in *input }
+
+func (r meteredReader) Read(p []byte) (int, error) {
+	n, err := r.in.conn.Read(p)
+	if n > 0 {
+		r.in.noteRead(n)
+	}
+	return n, err
 }
 
 // http2Out takes what the framer writes. The lock is held.
@@ -132,6 +148,7 @@ type http2Out http2Conn
 
 func (o *http2Out) Write(b []byte) (int, error) {
 	o.out = append(o.out, b...)
+	o.queued++
 	return len(b), nil
 }
 
@@ -149,15 +166,16 @@ func (h *http2Conn) begin(settings ...http2.Setting) {
 // flush writes what waits. One goroutine writes at a time, the others leave it
 // to that one. The lock is held, but not while it writes.
 func (h *http2Conn) flush() {
-	if h.writing {
+	if h.writing || h.batch {
 		return
 	}
 	h.writing = true
 	for len(h.out) > 0 && h.err == nil {
 		b := h.out
-		h.out, h.control = h.spare[:0], 0
+		h.out, h.control, h.queued = h.spare[:0], 0, 0
 		h.mu.Unlock()
-		_, err := h.conn.Write(b)
+		n, err := h.conn.Write(b)
+		h.bytesSent.Add(int64(n))
 		h.mu.Lock()
 		if h.spare = b[:0]; cap(b) > 4*bodyBuffer {
 			h.spare = nil
@@ -178,7 +196,7 @@ func (h *http2Conn) flush() {
 // flushLater is flush for the goroutine that reads, which must not wait for a
 // peer that does not. The lock is held.
 func (h *http2Conn) flushLater() {
-	if len(h.out) == 0 || h.writing {
+	if len(h.out) == 0 || h.writing || h.batch {
 		return
 	}
 	go func() {
@@ -194,6 +212,11 @@ func (h *http2Conn) end(err error) {
 		return
 	}
 	h.err = err
+	for _, t := range []*time.Timer{h.pingTimer, h.pongTimer} {
+		if t != nil {
+			t.Stop()
+		}
+	}
 	for _, s := range h.streams {
 		s.fail(err)
 	}
@@ -203,6 +226,9 @@ func (h *http2Conn) end(err error) {
 func (h *http2Conn) close(err error) {
 	h.mu.Lock()
 	h.end(err)
+	for _, s := range h.streams {
+		s.over() // whose end nobody has noticed
+	}
 	h.mu.Unlock()
 	h.conn.Close()
 }
@@ -212,12 +238,19 @@ func (h *http2Conn) close(err error) {
 func (h *http2Conn) connectionError(e *http2Error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.batch = false
 	if !e.silent {
 		h.framer.WriteGoAway(h.last, e.code, []byte(e.text))
 	} else if !h.writing {
 		h.out = h.out[:0] // Envoy does not come to write in this turn
 	}
 	h.flush()
+	if e.flood {
+		others := *e
+		others.details = cmp.Or(e.others, e.details)
+		h.end(&others)
+		return
+	}
 	h.end(errHTTP2Broken)
 }
 
@@ -239,6 +272,21 @@ func (h *http2Conn) read() error {
 			h.abandon(continued)
 			return e
 		}
+		h.mu.Lock()
+		h.ponged(false)
+		if h.options.keepalive.idle > 0 {
+			h.received = time.Now()
+		}
+		e := h.receives(head)
+		h.mu.Unlock()
+		if e != nil {
+			if head.Type == http2.FrameHeaders || head.Type == http2.FrameContinuation {
+				h.message.err = e
+				h.abandon(cmp.Or(continued, head.StreamID))
+			}
+			h.blame(head.StreamID, e)
+			return e
+		}
 		f, err := h.framer.ReadFrameForHeader(head)
 		if err != nil {
 			if e := malformedFrame(head, err); e != nil {
@@ -251,7 +299,12 @@ func (h *http2Conn) read() error {
 			}
 			return err
 		}
-		var e *http2Error
+		more := h.more()
+		if more {
+			h.mu.Lock()
+			h.batch = true
+			h.mu.Unlock()
+		}
 		switch f := f.(type) {
 		case *http2.HeadersFrame:
 			if f.HasPriority() && f.Priority.StreamDep == f.StreamID {
@@ -298,10 +351,21 @@ func (h *http2Conn) read() error {
 		if closed != nil {
 			return closed
 		}
-		if h.in.Buffered() < 9 {
-			h.turn()
+		if !more {
+			if e := h.turn(); e != nil {
+				return e
+			}
 		}
 	}
+}
+
+// more says whether another frame has come already.
+func (h *http2Conn) more() bool {
+	if h.in.Buffered() < 9 {
+		return false
+	}
+	b, _ := h.in.Peek(3)
+	return h.in.Buffered() >= 9+(int(b[0])<<16|int(b[1])<<8|int(b[2]))
 }
 
 func (h *http2Conn) change() {
@@ -310,11 +374,25 @@ func (h *http2Conn) change() {
 	}
 }
 
-// turn writes what has gathered while one read's worth of frames was handled.
-func (h *http2Conn) turn() {
+// turn writes what has gathered while one read's worth of frames was handled,
+// unless that are too many answers.
+func (h *http2Conn) turn() *http2Error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.batch = false
+	var e *http2Error
+	switch {
+	case h.control > h.options.mostControl:
+		e = flood(h.stats.controlFlood, "codec_error:Too_many_control_frames_in_the_outbound_queue.")
+	case h.queued > h.options.mostFrames:
+		e = flood(h.stats.outboundFlood, "codec_error:Too_many_frames_in_the_outbound_queue.")
+	}
+	if e != nil {
+		h.flush()
+		return e
+	}
 	h.flushLater()
+	return nil
 }
 
 // checkHeader judges a frame by its place, before its content.
@@ -399,7 +477,14 @@ func malformedFrame(f http2.FrameHeader, err error) *http2Error {
 // fragment takes a piece of a header section and, behind the last one, the
 // whole. It returns the stream while there is more to come.
 func (h *http2Conn) fragment(id uint32, b []byte, last bool, size int) (continued uint32, e *http2Error) {
-	h.message.size += size + 9
+	if first := h.message.size == 0; first {
+		h.message.size = 9
+		if h.shrunk && len(b) > 0 && b[0]&0xe0 != 0x20 { // the peer has to say that its table is smaller
+			return 0, h.compression(id)
+		}
+		h.shrunk = false
+	}
+	h.message.size += size // the header of a CONTINUATION does not count for Envoy
 	if _, err := h.hpack.Write(b); err != nil {
 		return 0, h.compression(id)
 	}
@@ -437,7 +522,9 @@ func (h *http2Conn) abandon(id uint32) {
 	known := id == 0 || h.next != 0 || h.streams[id] != nil || !h.idle(id)
 	h.mu.Unlock()
 	if !known {
-		h.message.err = errHTTP2Broken
+		if h.message.err == nil {
+			h.message.err = errHTTP2Broken
+		}
 		h.open(id, &h.message)
 	}
 }
@@ -540,7 +627,7 @@ func (h *http2Conn) open(id uint32, m *http2Message) *http2Error {
 // messageError is what a malformed message leads to. The lock is held.
 func (h *http2Conn) messageError(s *http2Stream, e *http2Error) *http2Error {
 	if !e.stream {
-		if e != errHTTP2Broken {
+		if e != errHTTP2Broken && !e.flood {
 			h.stats.messagingErrors.Add(1)
 		}
 		if !h.options.streamErrors {
@@ -599,8 +686,19 @@ func (h *http2Conn) data(f *http2.DataFrame) *http2Error {
 	if f.StreamEnded() && s.length > 0 {
 		return h.messageError(s, &http2Error{code: http2.ErrCodeProtocol, stream: true, details: "http2.remote_reset"})
 	}
+	if len(data) == 0 && !f.StreamEnded() {
+		if e := h.emptyFrame(); e != nil {
+			s.fail(e)
+			return e
+		}
+	} else {
+		h.floods.empty = 0
+	}
 	s.wireIn += size + 9
 	s.content = append(s.content, data...)
+	if s.held += int64(len(data)); len(s.content)-s.consumed <= mostWaiting {
+		s.giveBackHeld()
+	}
 	if f.StreamEnded() {
 		s.endAlone = len(data) == 0
 		return h.endOf(s)
@@ -616,7 +714,10 @@ func (h *http2Conn) settings(f *http2.SettingsFrame) *http2Error {
 		if h.unacked == 0 {
 			return &http2Error{code: http2.ErrCodeProtocol, silent: true}
 		}
-		h.unacked--
+		if h.unacked--; h.unacked == 0 { // until then the peer does not know
+			h.hpack.SetAllowedMaxDynamicTableSize(h.options.tableSize)
+			h.shrunk = h.options.tableSize < 4096
+		}
 		return nil
 	}
 	var e *http2Error
@@ -627,8 +728,9 @@ func (h *http2Conn) settings(f *http2.SettingsFrame) *http2Error {
 		}
 		switch s.ID {
 		case http2.SettingHeaderTableSize:
-			h.encoder.SetMaxDynamicTableSizeLimit(min(s.Val, 4096))
-			h.encoder.SetMaxDynamicTableSize(min(s.Val, 4096))
+			most := min(s.Val, h.options.tableSize, 4096)
+			h.encoder.SetMaxDynamicTableSizeLimit(most)
+			h.encoder.SetMaxDynamicTableSize(most)
 		case http2.SettingMaxConcurrentStreams:
 			h.peerStreams = s.Val
 		case http2.SettingInitialWindowSize:
@@ -655,13 +757,10 @@ func (h *http2Conn) settings(f *http2.SettingsFrame) *http2Error {
 	return h.answered()
 }
 
-// answered counts a frame that answers one of the peer's.
+// answered counts a frame that answers one of the peer's. What comes in one
+// piece is answered in one piece.
 func (h *http2Conn) answered() *http2Error {
-	if h.control++; h.control > mostControl {
-		h.stats.controlFlood.Add(1)
-		return &http2Error{code: http2.ErrCodeEnhanceYourCalm, silent: true, details: "http2.outbound_control_flood"}
-	}
-	h.flushLater()
+	h.control++
 	return nil
 }
 
@@ -715,11 +814,12 @@ func (h *http2Conn) resetFrame(f *http2.RSTStreamFrame) *http2Error {
 }
 
 func (h *http2Conn) ping(f *http2.PingFrame) *http2Error {
-	if f.IsAck() {
-		return nil
-	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if f.IsAck() {
+		h.ponged(true)
+		return nil
+	}
 	h.framer.WritePing(true, f.Data)
 	return h.answered()
 }
@@ -756,6 +856,7 @@ type http2Stream struct {
 
 	content  []byte // not read yet
 	consumed int    // of it
+	held     int64  // received, and not given back to the peer's window
 	heads    []http2Head
 	headed   bool // the final response head has come
 	trailers []field
@@ -783,12 +884,15 @@ type http2Head struct {
 	end    bool
 }
 
-// newStream makes a stream. The lock is held.
+// newStream makes a stream; one that this end opens has no id before its head is
+// sent, so that heads have the order of their ids. The lock is held.
 func (h *http2Conn) newStream(id uint32) *http2Stream {
 	s := &http2Stream{http2: h, id: id, length: -1, sendWindow: h.peerWindow, recvWindow: h.options.streamWindow, gone: make(chan struct{}), active: true}
 	s.cond.L = &h.mu
 	s.readLimit.cond, s.writeLimit.cond = &s.cond, &s.cond
-	h.streams[id] = s
+	if id != 0 {
+		h.streams[id] = s
+	}
 	h.stats.active.Add(1)
 	return s
 }
@@ -817,15 +921,16 @@ func (s *http2Stream) over() {
 // reset ends the stream with a RST_STREAM. The lock is held.
 func (s *http2Stream) reset(code http2.ErrCode) {
 	if s.peerReset || !s.active {
+		s.over()
 		return
 	}
 	h := s.http2
-	if h.err == nil {
+	if h.err == nil && s.id != 0 {
 		h.framer.WriteRSTStream(s.id, code)
 		h.stats.resetsSent.Add(1)
 	}
-	h.giveBack(int64(len(s.content) - s.consumed))
-	s.content, s.consumed = nil, 0
+	h.giveBack(s.held)
+	s.content, s.consumed, s.held = nil, 0, 0
 	s.peerReset = true
 	s.fail(&http2Error{code: code, details: "http2.local_reset"})
 	s.over()
@@ -847,9 +952,17 @@ func (s *http2Stream) giveBack(n int64) {
 		return
 	}
 	h.framer.WriteWindowUpdate(s.id, uint32(s.unread))
+	s.wireOut += 13
 	s.recvWindow += s.unread
 	s.unread = 0
 	h.flushLater()
+}
+
+// giveBackHeld is giveBack for what has come. The lock is held.
+func (s *http2Stream) giveBackHeld() {
+	n := s.held
+	s.held = 0
+	s.giveBack(n)
 }
 
 // Read implements net.Conn.
@@ -865,7 +978,9 @@ func (s *http2Stream) Read(p []byte) (int, error) {
 					s.content = nil
 				}
 			}
-			s.giveBack(int64(n))
+			if len(s.content)-s.consumed <= mostWaiting {
+				s.giveBackHeld()
+			}
 			return n, nil
 		}
 		if s.err != nil {
@@ -952,6 +1067,7 @@ func (s *http2Stream) send(p []byte, end bool, trailers *Headers) (int, error) {
 		}
 		last := end && n == len(p) && (trailers == nil || trailers.Len() == 0)
 		h.framer.WriteData(s.id, last, p[:n])
+		h.floods.dataSent++
 		s.wireOut += int64(n) + 9
 		s.sendWindow -= int64(n)
 		h.sendWindow -= int64(n)
@@ -972,6 +1088,7 @@ func (s *http2Stream) send(p []byte, end bool, trailers *Headers) (int, error) {
 			})
 		} else {
 			h.framer.WriteData(s.id, true, nil)
+			h.floods.dataSent++
 			s.wireOut += 9
 			s.localEnd = true
 		}
@@ -990,6 +1107,8 @@ func (s *http2Stream) writable() error {
 		return io.ErrClosedPipe
 	case s.http2.err != nil:
 		return s.http2.err
+	case s.id == 0 && s.http2.goneAway:
+		return &resetError{http2.ErrCodeRefusedStream}
 	}
 	return nil
 }
@@ -1014,6 +1133,11 @@ func (s *http2Stream) writeHeaders(end bool, each func(add func(name, value stri
 // headers is writeHeaders with the lock held.
 func (s *http2Stream) headers(end bool, each func(add func(name, value string))) {
 	h := s.http2
+	if s.id == 0 {
+		s.id, s.sendWindow = h.next, h.peerWindow
+		h.next += 2
+		h.streams[s.id] = s
+	}
 	h.block.Reset()
 	each(h.encodeField)
 	b := h.block.Bytes()

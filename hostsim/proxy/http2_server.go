@@ -9,7 +9,6 @@ import (
 	"strings"
 	"time"
 
-	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	"golang.org/x/net/http2"
 )
@@ -52,22 +51,15 @@ func (c *connection) serveHTTP2() (byPeer bool) {
 	m.stats.http2Active.Add(1)
 	defer m.stats.http2Active.Add(-1)
 	c.SetReadDeadline(time.Time{})
-	r := bufio.NewReaderSize(io.MultiReader(bytes.NewReader(c.in.buffered()), c.Conn), bodyBuffer)
+	r := bufio.NewReaderSize(io.MultiReader(bytes.NewReader(c.in.buffered()), meteredReader{&c.in}), bodyBuffer)
 	h := &http2Server{client: c}
 	h.http2Conn = newHTTP2Conn(c.Conn, r, &m.http2, m.maxHeaders, m.maxHeadBytes, c.server.http2Stats())
-	h.underscores = m.underscores
+	h.underscores, h.bytesSent = m.underscores, m.stats.bytesSent
 	h.onOpen = h.serveStream
 	c.frames.Store(h)
 	defer h.close(errHTTP2Closed)
-	settings := []http2.Setting{{ID: http2.SettingHeaderTableSize, Val: m.http2.tableSize}}
-	connect := http2.Setting{ID: settingEnableConnect}
-	if m.http2.allowConnect {
-		connect.Val = 1
-	}
-	settings = append(settings, connect)
-	h.begin(append(settings,
-		http2.Setting{ID: http2.SettingMaxConcurrentStreams, Val: m.http2.maxStreams},
-		http2.Setting{ID: http2.SettingInitialWindowSize, Val: uint32(m.http2.streamWindow)})...)
+	h.begin(m.http2.settings()...)
+	h.keepAlive()
 	h.limitLife()
 	defer h.unlimitLife()
 	if c.deadline.Load() { // it came before
@@ -79,10 +71,19 @@ func (c *connection) serveHTTP2() (byPeer bool) {
 	}
 	var e *http2Error
 	h.mu.Lock()
-	busy := len(h.streams) > 0
+	busy, pingLost := len(h.streams) > 0, h.pingLost
 	h.mu.Unlock()
+	if pingLost {
+		if busy { // Envoy says so, although it was not the client
+			m.stats.destroyedBusy.Add(1)
+			m.stats.destroyedBusyByPeer.Add(1)
+		}
+		return false
+	}
 	if errors.As(err, &e) {
-		m.stats.protocolErrors.Add(1)
+		if !e.flood {
+			m.stats.protocolErrors.Add(1)
+		}
 		h.connectionError(e)
 		if busy {
 			m.stats.destroyedBusy.Add(1)
@@ -105,7 +106,7 @@ func (c *connection) serveHTTP2() (byPeer bool) {
 func (h *http2Server) preface(r *bufio.Reader) error {
 	for i := range len(http2.ClientPreface) {
 		if r.Buffered() == 0 && i > 0 {
-			h.turn()
+			_ = h.turn() // nothing was answered yet
 		}
 		b, err := r.ReadByte()
 		if err != nil {
@@ -151,6 +152,8 @@ func (h *http2Server) serveStream(st *http2Stream, m *http2Message) *http2Error 
 	h.stopIdle()
 	h.countRequest()
 	served := make(chan struct{})
+	c.stream.queued = make(chan struct{})
+	queued := c.stream.queued
 	go func() {
 		defer close(served)
 		c.stream.serveHTTP2(&message, refused)
@@ -160,6 +163,14 @@ func (h *http2Server) serveStream(st *http2Stream, m *http2Message) *http2Error 
 	if refused != nil && !refused.stream && !h.options.streamErrors {
 		<-served
 		return refused
+	}
+	if h.in.Buffered() > 0 { // the next stream comes behind this one at upstreams too
+		wait := time.NewTimer(20 * time.Millisecond) // unless this one waits for something else
+		defer wait.Stop()
+		select {
+		case <-queued:
+		case <-wait.C:
+		}
 	}
 	return nil
 }
@@ -395,6 +406,10 @@ func (s *http2Stream) done(broken bool, code http2.ErrCode) {
 	default:
 		s.reset(code)
 	}
+	if s.http2.err != nil {
+		s.peerReset = true
+		s.over()
+	}
 	s.http2.flush()
 }
 
@@ -406,6 +421,8 @@ func (c *connection) whyGone() (details, flags string) {
 		switch {
 		case errors.As(err, new(*resetError)):
 			return "http2.remote_reset", "DR"
+		case err == errPingTimeout:
+			return errPingTimeout.details, "DC"
 		case errors.As(err, &e) && e.code == http2.ErrCodeInternal:
 			return e.details, "DR"
 		case errors.As(err, &e):
@@ -564,58 +581,4 @@ func (h *http2Server) closeIdle() {
 		h.mu.Unlock()
 		h.close(errHTTP2Closed)
 	}()
-}
-
-// ---- from the configuration
-
-// http2Options reads Http2ProtocolOptions; its defaults are Envoy 1.40's.
-func newHTTP2Options(c *corev3.Http2ProtocolOptions) http2Options {
-	o := http2Options{maxStreams: 1024, streamWindow: 16 << 20, connWindow: 24 << 20, tableSize: 4096, allowConnect: c.GetAllowConnect()}
-	if v := c.GetMaxConcurrentStreams(); v != nil {
-		o.maxStreams = v.GetValue()
-	}
-	if v := c.GetInitialStreamWindowSize(); v != nil {
-		o.streamWindow = int64(v.GetValue())
-	}
-	if v := c.GetInitialConnectionWindowSize(); v != nil {
-		o.connWindow = int64(v.GetValue())
-	}
-	if v := c.GetHpackTableSize(); v != nil {
-		o.tableSize = v.GetValue()
-	}
-	if v := c.GetOverrideStreamErrorOnInvalidHttpMessage(); v != nil {
-		o.streamErrors = v.GetValue()
-	}
-	return o
-}
-
-// http2Stats are the counters of HTTP/2, by Envoy's names.
-type http2Stats struct {
-	active, trailers, messagingErrors, resetsReceived, resetsSent *Stat
-	streamsRefused, controlFlood, overflow, tooLarge, goAwaysSent *Stat
-	underscoresDropped, underscoresRejected, connections          *Stat
-}
-
-func newHTTP2Stats(stats *Stats, prefix string, client bool) *http2Stats {
-	prefix += "http2."
-	stats.zero(prefix, "cookies_total_bytes_too_large", "headers_cb_no_stream",
-		"inbound_empty_frames_flood", "inbound_priority_frames_flood", "inbound_window_update_frames_flood", "keepalive_timeout",
-		"metadata_empty_frames", "nghttp2_downstream_connections", "nghttp2_upstream_connections", "oghttp2_downstream_connections",
-		"oghttp2_upstream_connections", "outbound_flood", "tx_flush_timeout")
-	stats.zeroGauges(prefix, "deferred_stream_close", "outbound_control_frames_active", "outbound_frames_active", "pending_send_bytes")
-	side := "downstream"
-	if client {
-		side = "upstream"
-	}
-	return &http2Stats{
-		active: stats.Gauge(prefix + "streams_active"), trailers: stats.Stat(prefix + "trailers"),
-		messagingErrors: stats.Stat(prefix + "rx_messaging_error"), resetsReceived: stats.Stat(prefix + "rx_reset"),
-		resetsSent: stats.Stat(prefix + "tx_reset"), streamsRefused: stats.Stat(prefix + "stream_refused_errors"),
-		controlFlood: stats.Stat(prefix + "outbound_control_flood"), overflow: stats.Stat(prefix + "header_overflow"),
-		tooLarge:            stats.Stat(prefix + "header_list_size_too_large"),
-		goAwaysSent:         stats.Stat(prefix + "goaway_sent"),
-		underscoresDropped:  stats.Stat(prefix + "dropped_headers_with_underscores"),
-		underscoresRejected: stats.Stat(prefix + "requests_rejected_with_underscores_in_headers"),
-		connections:         stats.Stat(prefix + "nghttp2_" + side + "_connections"),
-	}
 }

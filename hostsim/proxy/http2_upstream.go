@@ -31,6 +31,10 @@ func (u *upstreamConn) head(s *stream) {
 func (u *upstreamConn) sendFields(s *stream, end bool) {
 	h := &s.request
 	upgrade := isUpgrade(h)
+	if u.behind != nil {
+		<-u.behind
+	}
+	defer u.hasHead()
 	u.http2.isHead, u.http2.isConnect = s.head, h.value(":method") == "CONNECT" && !upgrade
 	err := u.http2.writeHeaders(end, func(add func(name, value string)) {
 		for i, f := range h.fields {
@@ -50,6 +54,15 @@ func (u *upstreamConn) sendFields(s *stream, end bool) {
 		}
 	})
 	u.headed = err == nil && end
+}
+
+// hasHead lets the next of several requests that have waited for one connection
+// send its head.
+func (u *upstreamConn) hasHead() {
+	if u.before != nil {
+		close(u.before)
+		u.before = nil
+	}
 }
 
 // end ends the request. What is left of it waits to be flushed.
@@ -255,25 +268,27 @@ func (b *builder) upstreamProtocol(path string, cl *cluster, c *upstreamhttpv3.H
 type http2Client struct {
 	*http2Conn
 	pool   *pool
+	in     *input  // counts what is received
 	secure *secure // TLS, if there is any
 	uses   int     // requests so far
 	active int     // requests now
 	idle   *time.Timer
 	closed bool
+
+	noticed bool // that it has said GOAWAY
 }
 
 // newHTTP2Client begins to speak HTTP/2 on a connection. The pool's lock is
 // held.
 func (p *pool) newHTTP2Client(up *upstreamConn) *http2Client {
 	c := p.host.cluster
-	h := &http2Client{pool: p, secure: up.secure}
-	h.http2Conn = newHTTP2Conn(up.Conn, bufio.NewReaderSize(up.Conn, bodyBuffer), &c.http2, c.maxResponseFields, c.maxResponseHead, c.http2Stats())
-	h.next = 1
+	h := &http2Client{pool: p, secure: up.secure, in: &up.in}
+	h.http2Conn = newHTTP2Conn(up.Conn, bufio.NewReaderSize(meteredReader{&up.in}, bodyBuffer), &c.http2, c.maxResponseFields, c.maxResponseHead, c.http2Stats())
+	h.next, h.bytesSent = 1, c.stats.bytesSent
 	h.onChange = h.changed
 	h.out = append(h.out, http2.ClientPreface...)
-	o := h.options
-	h.begin(http2.Setting{ID: http2.SettingHeaderTableSize, Val: o.tableSize}, http2.Setting{ID: http2.SettingEnablePush},
-		http2.Setting{ID: http2.SettingMaxConcurrentStreams, Val: o.maxStreams}, http2.Setting{ID: http2.SettingInitialWindowSize, Val: uint32(o.streamWindow)})
+	h.begin(append([]http2.Setting{{ID: http2.SettingEnablePush}}, h.options.settings()...)...)
+	h.keepAlive()
 	if c.idleTimeout > 0 {
 		h.idle = time.AfterFunc(c.idleTimeout, h.expire)
 	}
@@ -286,12 +301,18 @@ func (h *http2Client) serve() {
 	err := h.read()
 	p, stats := h.pool, h.pool.host.cluster.stats
 	how := resetByPeer
-	if e, ok := err.(*http2Error); ok {
+	h.mu.Lock()
+	pingLost := h.pingLost
+	h.mu.Unlock()
+	if pingLost {
+		how = resetHere
+	} else if e, ok := err.(*http2Error); ok {
 		how = resetHere
 		stats.cxProtocolError.Add(1)
 		h.connectionError(e)
 	}
 	h.close(errHTTP2Closed)
+	h.in.forgetRead()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	h.forget(how)
@@ -306,6 +327,10 @@ func (h *http2Client) changed() {
 	h.mu.Lock()
 	over := h.goneAway
 	h.mu.Unlock()
+	if over && !h.noticed {
+		h.noticed = true
+		p.host.cluster.stats.cxCloseNotify.Add(1)
+	}
 	switch {
 	case over && h.active == 0 && !h.closed:
 		h.shut()
@@ -372,16 +397,21 @@ func (h *http2Client) capacity() int {
 
 // open makes a stream for a request. The pool's lock is held.
 func (h *http2Client) open() *upstreamConn {
-	h.uses++
+	if h.uses++; h.uses == h.pool.host.cluster.maxUses {
+		h.pool.host.cluster.stats.cxMaxRequests.Add(1)
+	}
 	h.active++
 	if h.idle != nil {
 		h.idle.Stop()
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	st := h.newStream(h.next)
+	st := h.newStream(0)
 	st.ours = true
-	h.next += 2
+	h.floods.opened++
+	if idle := h.options.keepalive.idle; idle > 0 && time.Since(h.received) > idle {
+		h.pingLocked()
+	}
 	up := &upstreamConn{Conn: st, pool: h.pool, host: h.pool.host, http2: st, client: h}
 	up.in.conn = st
 	return up
@@ -401,14 +431,18 @@ func (p *pool) idleClient() *http2Client {
 // finishStream ends a request on its stream.
 func (u *upstreamConn) finishStream(how ending) {
 	u.countReset(how)
-	u.http2.done(false, http2.ErrCodeCancel)
+	u.hasHead()
 	h, p := u.client, u.pool
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	h.active--
 	h.mu.Lock()
 	over := h.goneAway || p.host.cluster.maxUses > 0 && h.uses >= p.host.cluster.maxUses || p.closed
+	if over && h.active == 0 { // the end of the connection is that of its last stream
+		h.end(errHTTP2Closed)
+	}
 	h.mu.Unlock()
+	u.http2.done(false, http2.ErrCodeCancel)
 	switch {
 	case h.closed:
 	case h.active == 0 && over:
@@ -444,6 +478,7 @@ func (u *upstreamConn) countReset(how ending) {
 // serveWaiting gives requests that wait to connections that have room. The lock
 // is held.
 func (p *pool) serveWaiting() {
+	var behind chan struct{}
 	for len(p.waiting) > 0 {
 		h := p.idleClient()
 		if h == nil {
@@ -456,7 +491,10 @@ func (p *pool) serveWaiting() {
 			w.given <- given{nil, err}
 			continue
 		}
-		w.given <- given{h.open(), nil}
+		up := h.open()
+		up.behind, up.before = behind, make(chan struct{})
+		behind = up.before
+		w.given <- given{up, nil}
 	}
 }
 

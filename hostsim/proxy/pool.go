@@ -102,13 +102,15 @@ type upstreamConn struct {
 	sent      int64     // bytes
 	idleSince time.Time // when it was given back
 
-	secure   *secure      // TLS, if there is any
-	http2    *http2Stream // what Conn is, if it is a stream of an HTTP/2 connection
-	client   *http2Client // the connection of that stream
-	ends     bool         // the next flush is the last
-	joined   bool         // ... whose end goes with its content
-	headed   bool         // the head was all of the request
-	trailers *Headers     // ... which end it
+	secure   *secure       // TLS, if there is any
+	http2    *http2Stream  // what Conn is, if it is a stream of an HTTP/2 connection
+	client   *http2Client  // the connection of that stream
+	ends     bool          // the next flush is the last
+	joined   bool          // ... whose end goes with its content
+	headed   bool          // the head was all of the request
+	trailers *Headers      // ... which end it
+	behind   chan struct{} // closed when the request that waited before this one has sent its head; nil: none
+	before   chan struct{} // the same for the next one
 
 	peeker // an idle connection has nothing to say
 
@@ -390,6 +392,7 @@ func (p *pool) dequeued() {
 // await waits in the pending queue for as long as the client does.
 func (p *pool) await(s *stream, w *waiter) (*upstreamConn, error) {
 	s.waited = true
+	s.hasPlace()
 	limit := s.limit()
 	timer := time.NewTimer(time.Until(earliest(limit, time.Now().Add(patience))))
 	defer timer.Stop()

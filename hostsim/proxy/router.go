@@ -107,6 +107,13 @@ func (s *stream) attempt(r *route, c *cluster) *localReply {
 		s.upstreamMeter.ready = time.Now()
 		return s.failed(err)
 	}
+	if s.conn.http2 != nil && s.conn.look() == ended { // before the connection could be made, for Envoy
+		up.finish(kept)
+		c.stats.rqTotal.Add(-1)
+		h.stats.requests.Add(-1)
+		c.stats.cancelled.Add(1)
+		return s.left()
+	}
 	s.upstreamMeter.begin(up)
 	s.upstream.Store(up)
 	s.lastUpstream = up
@@ -395,6 +402,7 @@ func (s *stream) exchange(r *route, up *upstreamConn) *localReply {
 	if err := up.flush(); err != nil {
 		return s.failed(err)
 	}
+	s.hasPlace()
 	if s.decoding.end {
 		s.upstreamMeter.ended = time.Now()
 		s.upstreamMeter.fieldsSent += s.trailersToSend(up)

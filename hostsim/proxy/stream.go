@@ -81,6 +81,7 @@ type stream struct {
 	chunked         bool   // how the request is framed
 	zeroLength      bool
 	waiter          waiter
+	queued          chan struct{} // closed when the request has its place in the queue of an upstream; nil: nobody waits for that
 	status          int
 	details, flags  string
 	clusterName     string
@@ -184,6 +185,7 @@ func (s *stream) begin() {
 
 // end logs the stream and lets its filters go.
 func (s *stream) end() {
+	s.hasPlace()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	stats := &s.hcm.stats
@@ -259,6 +261,14 @@ func (s *stream) findRoute() *route {
 
 // clearRoute makes the next look at the route match it anew.
 func (s *stream) clearRoute() { s.routeKnown = false }
+
+// hasPlace tells the HTTP/2 connection that later streams may go on.
+func (s *stream) hasPlace() {
+	if s.queued != nil {
+		close(s.queued)
+		s.queued = nil
+	}
+}
 
 // requestHasCome notes that a request without content is complete.
 func (s *stream) requestHasCome() {

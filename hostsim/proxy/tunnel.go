@@ -117,6 +117,9 @@ func (t *tunnel) relay(in *input, to net.Conn, sent *Stat, response bool, count 
 	if !filtered {
 		kernel = newSplicer(to, in.conn, t.stream.conn.server.pipes)
 	}
+	if _, ok := to.(*http2Stream); ok { // its connection counts
+		sent = new(Stat)
+	}
 	t.watch(in.conn, woken)
 	for {
 		var moved int

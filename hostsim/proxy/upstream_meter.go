@@ -108,6 +108,9 @@ func (s *stream) letGo(up *upstreamConn, how ending) {
 func (u *upstreamConn) Write(b []byte) (int, error) {
 	n, err := u.Conn.Write(b)
 	u.sent += int64(n)
+	if u.http2 != nil { // its connection counts
+		return n, err
+	}
 	u.host.cluster.stats.bytesSent.Add(int64(n))
 	return n, err
 }

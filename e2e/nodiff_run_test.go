@@ -369,6 +369,8 @@ func (x *nodiffProxy) run(c *nodiffCase, split func(text string) []string, stats
 	}
 	for name, addr := range x.listeners {
 		masks = append(masks, addr, "<listener "+name+">")
+		_, port, _ := strings.Cut(addr, ":")
+		masks = append(masks, "x-forwarded-port: "+port, "x-forwarded-port: <listener "+name+">")
 	}
 	o.mask(strings.NewReplacer(masks...))
 	return o, nil
@@ -459,6 +461,7 @@ var (
 	expectedTime = regexp.MustCompile(`^(x-envoy-expected-rq-timeout-ms: )([0-9]+)$`)
 	startTime    = regexp.MustCompile(`\b20[0-9]{2}-[0-9]{2}-[0-9]{2}T[0-9:.]+(Z|[+-][0-9:]+)?`)
 	connectionID = regexp.MustCompile(`\b((?:connection_id|conn)=)[0-9]+`)
+	cookieValue  = regexp.MustCompile(`^(set-cookie: [a-z]+=")[0-9a-f]{16}"`) // a hash of addresses
 	otherPort    = regexp.MustCompile(`\b127\.0\.0\.1:[0-9]+`)
 )
 
@@ -470,6 +473,7 @@ func (o *observation) mask(ports *strings.Replacer) {
 			s = uuidValue.ReplaceAllString(s, "<uuid>")
 			s = serviceTime.ReplaceAllString(s, "${1}<ms>")
 			s = startTime.ReplaceAllString(s, "<time>")
+			s = cookieValue.ReplaceAllString(s, "${1}<hash>\"")
 			s = connectionID.ReplaceAllString(s, "${1}<id>")
 			s = defaultLog.ReplaceAllString(s, "${1} <ms> ${2} ")
 			if m := expectedTime.FindStringSubmatch(s); m != nil {

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"cmp"
 	"context"
 	"net"
 	"slices"
@@ -17,6 +18,7 @@ import (
 // cluster is a named set of endpoints.
 type cluster struct {
 	name, statName string
+	alias          string          // what logs call it
 	ctx            context.Context // ends with the server
 	connectTimeout time.Duration
 	idleTimeout    time.Duration // of an idle connection; 0: none
@@ -167,6 +169,7 @@ func (b *builder) cluster(path string, c *clusterv3.Cluster) (*cluster, error) {
 		metadata:      c.GetMetadata(),
 		connectionIDs: &b.server.connectionIDs,
 		statName:      statName(c),
+		alias:         cmp.Or(c.GetAltStatName(), c.GetName()),
 	}
 	cl.stats = newClusterStats(&b.server.Stats, "cluster."+cl.statName+".")
 	if c.GetConnectTimeout() != nil {

@@ -146,7 +146,7 @@ var commands = withTLS(map[string]commandKind{
 	"EMIT_TIME":        {optional, timeCommand(false, func(*stream) time.Time { return time.Now() })},
 	"EMIT_TIME_LOCAL":  {optional, timeCommand(true, func(*stream) time.Time { return time.Now() })},
 
-	"UPSTREAM_CLUSTER":     word(func(s *stream) string { return s.clusterName }),
+	"UPSTREAM_CLUSTER":     word(clusterAlias),
 	"UPSTREAM_CLUSTER_RAW": word(func(s *stream) string { return s.clusterName }),
 	"UPSTREAM_HOST":        word(func(s *stream) string { return s.upstreamHost }),
 
@@ -195,8 +195,8 @@ var commands = withTLS(map[string]commandKind{
 	"TLS_JA3_FINGERPRINT":                           never(bare),
 	"TLS_JA4_FINGERPRINT":                           never(bare),
 	"REQUESTED_SERVER_NAME":                         {optional, requestedServerNameCommand},
-	"GRPC_STATUS":                                   never(optional),
-	"GRPC_STATUS_NUMBER":                            never(bare),
+	"GRPC_STATUS":                                   {optional, grpcStatusCommand},
+	"GRPC_STATUS_NUMBER":                            {bare, grpcNumberCommand},
 	"TRACE_ID":                                      never(bare),
 	"SPAN_ID":                                       never(bare),
 
@@ -699,4 +699,12 @@ func environmentCommand(_ *builder, _, name string) (command, error) {
 		value = "-"
 	}
 	return func(dst []byte, _ *stream) ([]byte, kind) { return append(dst, value...), text }, nil
+}
+
+// clusterAlias is the name of the stream's cluster for people.
+func clusterAlias(s *stream) string {
+	if c := s.conn.server.clusters[s.clusterName]; c != nil {
+		return c.alias
+	}
+	return s.clusterName
 }

@@ -171,6 +171,7 @@ func (c *connection) secureBy(l *listener) (ok, byPeer bool) {
 		if seen, err = inspect(c.Conn, l.inspectLimit); err != nil {
 			if errors.Is(err, os.ErrDeadlineExceeded) {
 				l.server.Stats.Stat(l.prefix + "downstream_pre_cx_timeout").Add(1)
+				resetIfPeeked(c.Conn, seen)
 			}
 			return false, true
 		}
@@ -179,9 +180,7 @@ func (c *connection) secureBy(l *listener) (ok, byPeer bool) {
 	chain := l.choose(seen)
 	if chain == nil {
 		l.server.Stats.Stat(l.prefix + "no_filter_chain_match").Add(1)
-		if tcp, isTCP := c.Conn.(*net.TCPConn); isTCP && len(seen.read) > 0 {
-			tcp.SetLinger(0) // what Envoy has only peeked at makes its close a reset
-		}
+		resetIfPeeked(c.Conn, seen)
 		return false, false
 	}
 	c.hcm, c.serverName = chain.hcm, seen.serverName
@@ -197,6 +196,14 @@ func (c *connection) secureBy(l *listener) (ok, byPeer bool) {
 	c.shaking = chain.tls
 	c.hello = seen.read
 	return true, false
+}
+
+// resetIfPeeked makes the close of a connection a reset if an inspector has seen
+// something of it: Envoy has only peeked at that.
+func resetIfPeeked(c net.Conn, seen *inspection) {
+	if tcp, ok := c.(*net.TCPConn); ok && len(seen.read) > 0 {
+		tcp.SetLinger(0)
+	}
 }
 
 // shakeHands is the TLS handshake, after which the connection is one for HTTP.

@@ -1,6 +1,10 @@
 package proxy
 
-import "strings"
+import (
+	"errors"
+	"strconv"
+	"strings"
+)
 
 // isGRPC says whether a request is one of gRPC
 // (Grpc::Common::isGrpcRequestHeaders).
@@ -73,4 +77,48 @@ func (s *stream) grpcStatus() int {
 		return -1
 	}
 	return grpcStatus(s.status)
+}
+
+// grpcNames are the statuses of gRPC as %GRPC_STATUS% writes them.
+var grpcNames = [...]struct{ camel, snake string }{
+	{"OK", "OK"}, {"Canceled", "CANCELLED"}, {"Unknown", "UNKNOWN"}, {"InvalidArgument", "INVALID_ARGUMENT"},
+	{"DeadlineExceeded", "DEADLINE_EXCEEDED"}, {"NotFound", "NOT_FOUND"}, {"AlreadyExists", "ALREADY_EXISTS"},
+	{"PermissionDenied", "PERMISSION_DENIED"}, {"ResourceExhausted", "RESOURCE_EXHAUSTED"},
+	{"FailedPrecondition", "FAILED_PRECONDITION"}, {"Aborted", "ABORTED"}, {"OutOfRange", "OUT_OF_RANGE"},
+	{"Unimplemented", "UNIMPLEMENTED"}, {"Internal", "INTERNAL"}, {"Unavailable", "UNAVAILABLE"},
+	{"DataLoss", "DATA_LOSS"}, {"Unauthenticated", "UNAUTHENTICATED"},
+}
+
+// grpcStatusCommand is %GRPC_STATUS%, for requests of gRPC only.
+func grpcStatusCommand(_ *builder, path, arg string) (command, error) {
+	switch arg {
+	case "", "CAMEL_STRING", "SNAKE_STRING":
+	case "NUMBER":
+		return grpcNumberCommand(nil, path, "")
+	default:
+		return nil, errors.New("GrpcStatusFormatter only supports CAMEL_STRING, SNAKE_STRING or NUMBER.")
+	}
+	return func(dst []byte, s *stream) ([]byte, kind) {
+		if !isGRPC(&s.request) {
+			return dst, absent
+		}
+		n := s.grpcStatus()
+		switch {
+		case n < 0 || n >= len(grpcNames):
+			return strconv.AppendInt(dst, int64(n), 10), text
+		case arg == "SNAKE_STRING":
+			return append(dst, grpcNames[n].snake...), text
+		}
+		return append(dst, grpcNames[n].camel...), text
+	}, nil
+}
+
+// grpcNumberCommand is %GRPC_STATUS_NUMBER%.
+func grpcNumberCommand(*builder, string, string) (command, error) {
+	return func(dst []byte, s *stream) ([]byte, kind) {
+		if !isGRPC(&s.request) {
+			return dst, absent
+		}
+		return strconv.AppendInt(dst, int64(s.grpcStatus()), 10), raw
+	}, nil
 }

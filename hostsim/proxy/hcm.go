@@ -74,14 +74,15 @@ type hcm struct {
 
 // localReply is a response that the proxy gives itself.
 type localReply struct {
-	codec   bool // the codec refused what the client sent
-	status  int
-	body    string
-	details string // response code details
-	guest   bool   // a plugin's, which may have any status, 0 too
-	flags   string // response flags
-	headers [][2]string
-	direct  bool // the route's own: a redirect or direct_response
+	codec       bool // the codec refused what the client sent
+	status      int
+	body        string
+	details     string // response code details
+	guest       bool   // a plugin's, which may have any status, 0 too
+	flags       string // response flags
+	headers     [][2]string
+	direct      bool   // the route's own: a redirect or direct_response
+	contentType string // that a direct response asks for
 
 	grpcStatus int32 // a plugin's
 }

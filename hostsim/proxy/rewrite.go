@@ -93,12 +93,14 @@ func (d *directResponse) reply(s *stream) *localReply {
 	if d.format != nil {
 		s.localBody = d.body
 		r.body = d.format.text(s)
-		if t := d.format.contentType; t != "" {
-			r.headers = append(r.headers, [2]string{"content-type", t})
-		}
+		r.contentType = d.format.contentType
 	}
-	if d.redirect != nil {
-		r.headers = append(r.headers, [2]string{"location", d.redirect.location(s)})
+	to := d.redirect
+	if to == nil && (d.status == 201 || d.status/100 == 3) {
+		to = &redirect{} // Envoy then names what was asked for
+	}
+	if to != nil {
+		r.headers = append(r.headers, [2]string{"location", to.location(s)})
 	}
 	return r
 }

@@ -242,8 +242,13 @@ func (m *routeMatch) matches(s *stream, path string) bool {
 		if s.request.value(":method") != "CONNECT" {
 			return false
 		}
-	} else if !m.path(path) {
-		return false
+	} else {
+		if m.template != nil { // which sees parameters even where the others do not
+			path, _ = splitQuery(s.request.value(":path"))
+		}
+		if !m.path(path) {
+			return false
+		}
 	}
 	for i := range m.headers {
 		if !m.headers[i].matches(&s.request) {

@@ -461,6 +461,9 @@ func (s *stream) localHead(r *localReply) []byte {
 	if edits && r.direct {
 		s.finalizeResponse(s.route)
 	}
+	if r.contentType != "" {
+		h.set("content-type", r.contentType)
+	}
 	before := h.value("content-type")
 	status, body, contentType := s.hcm.replies.rewrite(r, s)
 	custom := h.value("content-type") != before

@@ -29,13 +29,29 @@ type subsetSelector struct {
 func newSubsetting(c *clusterv3.Cluster_LbSubsetConfig) *subsetting {
 	s := &subsetting{fallback: c.GetFallbackPolicy(), standard: labelsOf(c.GetDefaultSubset()), panicAny: c.GetPanicModeAny(), listAsAny: c.GetListAsAny()}
 	for _, sel := range c.GetSubsetSelectors() {
-		s.selectors = append(s.selectors, subsetSelector{
+		next := subsetSelector{
 			keys:     slices.Sorted(slices.Values(sel.GetKeys())),
 			fallback: sel.GetFallbackPolicy(),
 			fewer:    slices.Sorted(slices.Values(sel.GetFallbackKeysSubset())),
-		})
+		}
+		// Envoy keeps fallbacks in a tree of keys, and a selector that comes
+		// to the end of its keys at a node of an earlier one loses its own.
+		if slices.ContainsFunc(s.selectors, func(earlier subsetSelector) bool {
+			return earlier.fallback != clusterv3.Cluster_LbSubsetConfig_LbSubsetSelector_NOT_DEFINED &&
+				len(earlier.keys) >= len(next.keys) && slices.Equal(earlier.keys[:len(next.keys)], next.keys)
+		}) {
+			next.fallback = clusterv3.Cluster_LbSubsetConfig_LbSubsetSelector_NOT_DEFINED
+		}
+		s.selectors = append(s.selectors, next)
 	}
 	return s
+}
+
+// usesStandard says whether a request can fall back to the default subset.
+func (s *subsetting) usesStandard() bool {
+	return s.fallback == clusterv3.Cluster_LbSubsetConfig_DEFAULT_SUBSET || slices.ContainsFunc(s.selectors, func(sel subsetSelector) bool {
+		return sel.fallback == clusterv3.Cluster_LbSubsetConfig_LbSubsetSelector_DEFAULT_SUBSET
+	})
 }
 
 // build makes the subsets of a set.
@@ -54,7 +70,7 @@ func (s *subsetting) build(b *balancing, set *hostSet, stats *clusterStats) {
 	for key, hosts := range members {
 		set.subsets[key] = b.plainSet(hosts)
 	}
-	if s.fallback == clusterv3.Cluster_LbSubsetConfig_DEFAULT_SUBSET {
+	if s.usesStandard() {
 		var hosts []*host
 		for _, h := range set.all {
 			if s.has(h, s.standard) {
@@ -110,44 +126,44 @@ func (s *subsetting) has(h *host, want labels) bool {
 	return true
 }
 
-// pick chooses among the hosts that have the labels, or falls back.
+// pick chooses among the hosts that have the labels, or falls back. As in
+// Envoy, where a selector says how to fall back, that is neither counted nor
+// followed by what the cluster says.
 func (s *subsetting) pick(b *balancing, set *hostSet, ask *choice, want labels, stats *clusterStats) *host {
 	if h, found := s.pickSubset(b, set, ask, want, stats); found {
 		if h != nil {
 			stats.lbSubsetsSelected.Add(1)
-			return h
 		}
+		return h
 	}
-	fallback := s.fallback
-	switch sel := s.selector(want); {
-	case sel == nil || sel.fallback == clusterv3.Cluster_LbSubsetConfig_LbSubsetSelector_NOT_DEFINED:
-	case sel.fallback == clusterv3.Cluster_LbSubsetConfig_LbSubsetSelector_NO_FALLBACK:
-		fallback = clusterv3.Cluster_LbSubsetConfig_NO_FALLBACK
-	case sel.fallback == clusterv3.Cluster_LbSubsetConfig_LbSubsetSelector_ANY_ENDPOINT:
-		fallback = clusterv3.Cluster_LbSubsetConfig_ANY_ENDPOINT
-	case sel.fallback == clusterv3.Cluster_LbSubsetConfig_LbSubsetSelector_DEFAULT_SUBSET:
-		fallback = clusterv3.Cluster_LbSubsetConfig_DEFAULT_SUBSET
-	default: // KEYS_SUBSET
-		var fewer labels
-		for _, l := range want {
-			if slices.Contains(sel.fewer, l.key) {
-				fewer = append(fewer, l)
+	if sel := s.selector(want); sel != nil {
+		switch sel.fallback {
+		case clusterv3.Cluster_LbSubsetConfig_LbSubsetSelector_NO_FALLBACK:
+			return nil
+		case clusterv3.Cluster_LbSubsetConfig_LbSubsetSelector_ANY_ENDPOINT:
+			return b.from(set, ask, stats)
+		case clusterv3.Cluster_LbSubsetConfig_LbSubsetSelector_DEFAULT_SUBSET:
+			return b.from(set.fallback, ask, stats)
+		case clusterv3.Cluster_LbSubsetConfig_LbSubsetSelector_KEYS_SUBSET:
+			var fewer labels
+			for _, l := range want {
+				if slices.Contains(sel.fewer, l.key) {
+					fewer = append(fewer, l)
+				}
 			}
+			return s.pick(b, set, ask, fewer, stats)
 		}
-		return s.pick(b, set, ask, fewer, stats)
 	}
-	switch fallback {
+	switch s.fallback {
 	case clusterv3.Cluster_LbSubsetConfig_ANY_ENDPOINT:
 		if h := b.from(set, ask, stats); h != nil {
 			stats.lbSubsetsFallback.Add(1)
 			return h
 		}
 	case clusterv3.Cluster_LbSubsetConfig_DEFAULT_SUBSET:
-		if set.fallback != nil {
-			if h := b.from(set.fallback, ask, stats); h != nil {
-				stats.lbSubsetsFallback.Add(1)
-				return h
-			}
+		if h := b.from(set.fallback, ask, stats); h != nil {
+			stats.lbSubsetsFallback.Add(1)
+			return h
 		}
 	}
 	if s.panicAny {

@@ -73,13 +73,39 @@ run: build $(if $(ENVOY),$(envoy)) ## Show handshakes and pages on their way thr
 	exec bin/demo -proxy $(if $(ENVOY),$(envoy),bin/hostsim)
 
 .PHONY: test
-test: build envoy ## Run every test, with the real Envoys beside hostsim
+test: build guest-go envoy ## Run every test, with the real Envoys beside hostsim
 	ENVOY='$(abspath $(envoy))' ENVOY_1_36='$(abspath $(envoy_old))' E2E_REQUIRE='$(E2E_REQUIRE)' $(GO) test -timeout 20m -skip '^Test(Nodiff|StatNames|AdminNodiff|LifeNodiff)$$|^TestVectors$$/^lifecycle_log$$' ./...
+
+# The guests of e2e/testdata/guests. All but the one in Go are small and committed, so only who changes
+# them needs their compilers; paths of the machine stay out of the one in Rust.
+guests := e2e/testdata/guests
+rust_guests := scripted:wasm32-unknown-unknown rust:wasm32-wasip1
+
+.PHONY: guests
+guests: go guest-go ## Build the plugins that tests run, in Rust, AssemblyScript, WAT and Go, from their sources
+	@for tool in cargo npm wat2wasm; do command -v $$tool >/dev/null || missing="$${missing:-} $$tool"; done; \
+	if [ -n "$${missing:-}" ]; then echo "missing:$$missing (cargo and rustup: https://rustup.rs, then rustup target add wasm32-unknown-unknown wasm32-wasip1; npm: Node.js; wat2wasm: wabt)" >&2; exit 1; fi
+	@for guest in $(rust_guests); do \
+		name=$${guest%:*}; target=$${guest#*:}; \
+		CARGO_ENCODED_RUSTFLAGS=$$(printf -- '--remap-path-prefix=%s=cargo\x1f--remap-path-prefix=%s=rustc' "$${CARGO_HOME:-$$HOME/.cargo}" "$$(rustc --print sysroot)") \
+			cargo build --quiet --release --target $$target --target-dir bin/guests/cargo --manifest-path $(guests)/$$name/Cargo.toml; \
+		cp bin/guests/cargo/$$target/release/$$(sed -n 's/^name = "\(.*\)"/\1/p' $(guests)/$$name/Cargo.toml).wasm $(guests)/$$name.wasm; \
+	done
+	mkdir -p bin/guests/assemblyscript
+	cp $(guests)/assemblyscript/*.json $(guests)/assemblyscript/*.ts bin/guests/assemblyscript
+	cd bin/guests/assemblyscript && npm ci --no-audit --no-fund --loglevel error && npx --no-install asc filter.ts --config asconfig.json
+	cp bin/guests/assemblyscript/filter.wasm $(guests)/assemblyscript.wasm
+	wat2wasm $(guests)/wat/filter.wat -o $(guests)/wat.wasm
+
+# Go's runtime makes a .wasm of megabytes.
+.PHONY: guest-go
+guest-go: go
+	GOOS=wasip1 GOARCH=wasm CGO_ENABLED=0 $(GO) -C $(guests)/go build -trimpath -buildvcs=false -buildmode=c-shared -ldflags='-s -w -buildid=' -o '$(abspath bin/guest-go.wasm)' .
 
 # Apart from `make test`: under load a few of its cases see another timing of
 # Envoy and hostsim.
 .PHONY: nodiff
-nodiff: build envoy ## Compare hostsim with Envoy on every case of e2e/testdata/nodiff
+nodiff: build guest-go envoy ## Compare hostsim with Envoy on every case of e2e/testdata/nodiff
 	ENVOY='$(abspath $(envoy))' E2E_REQUIRE='$(E2E_REQUIRE)' $(GO) test -v -run '^Test(Nodiff|StatNames|AdminNodiff|LifeNodiff)$$' -timeout 30m ./e2e
 
 # The systems that people run: proxies, browsers, client libraries and openQA.

@@ -3,6 +3,7 @@ package e2e
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
@@ -36,8 +37,9 @@ type step struct {
 
 // A nodiffFile is a case file: what its cases have in common, and the cases.
 type nodiffFile struct {
-	stats []*regexp.Regexp // names of stats that are compared, beside defaultStats
-	cases []*nodiffCase
+	stats  []*regexp.Regexp // names of stats that are compared, beside defaultStats
+	guests bool             // what guests log is compared too
+	cases  []*nodiffCase
 }
 
 var (
@@ -73,6 +75,17 @@ func readNodiffFile(path string) (*nodiffFile, error) {
 				re, err := regexp.Compile(rest)
 				f.stats = append(f.stats, re)
 				return err
+			case word == "include" && c == nil:
+				more, err := readNodiffFile(filepath.Join(filepath.Dir(path), rest))
+				if err != nil {
+					return err
+				}
+				for _, c := range more.cases {
+					names[c.name] = true
+				}
+				f.cases = append(f.cases, more.cases...)
+			case line == "guests log" && c == nil:
+				f.guests = true
 			case c == nil:
 				return fmt.Errorf("%q stands before the first case", line)
 			case word == "listener":

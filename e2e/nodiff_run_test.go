@@ -34,7 +34,9 @@ type nodiffProxy struct {
 	stderr lockedBuffer
 	logged int // how much of the access log belongs to earlier cases
 	filed  int // the same for the file access.log
+	said   int // the same for what guests log
 	runs   int
+	began  []string // what guests logged before the first case, sorted: threads start in no order
 }
 
 // listenerPort is any port of the form 100NN: a listener of a bootstrap.
@@ -159,6 +161,8 @@ type observation struct {
 	clients  [][]string // for each client: what it received
 	closed   []string   // and what became of its connection
 	log      []string   // access log lines
+	began    []string   // what guests logged before the first case: level and text
+	guests   []string   // what they logged since
 	stats    map[string]int64
 	known    map[string]bool // the stats that there are
 }
@@ -173,6 +177,10 @@ func (x *nodiffProxy) run(c *nodiffCase, split func(text string) []string, stats
 	}
 	if x.runs == 0 {
 		x.settle()
+		text := x.stderr.from(0)
+		x.said = len(text)
+		x.began = guestLog(text)
+		slices.Sort(x.began)
 	}
 	before, err := x.stats(stats)
 	if err != nil {
@@ -327,6 +335,9 @@ func (x *nodiffProxy) run(c *nodiffCase, split func(text string) []string, stats
 		}
 	}
 	log := x.settle()
+	text := x.stderr.from(x.said)
+	x.said += len(text)
+	o.began, o.guests = x.began, guestLog(text)
 	after, err := x.stats(stats)
 	if err != nil {
 		return nil, err
@@ -415,6 +426,38 @@ func (x *nodiffProxy) settle() []string {
 	return slices.DeleteFunc(lines, func(s string) bool { return strings.Contains(s, sentinel) || s == "" || s == "file: " })
 }
 
+// wasmLine is a line of a proxy's log: its level, and what the component wasm says.
+var wasmLine = regexp.MustCompile(`^\[[^]]+\]\[[0-9]+\]\[([a-z]+)\]\[([a-z_0-9]+)\] \[[^]]+\] (.*)$`)
+
+// explanation is what hostsim adds at level debug, where a hostcall gives a
+// status that is not Ok.
+var explanation = regexp.MustCompile(`^wasm log.*: proxy_[a-z_]+\(.*\) = [A-Z][A-Za-z]+(: |$)`)
+
+// guestLog picks what guests log, at any level, and what the host says of them
+// at level info or above: of a trap the first line, because the backtrace
+// behind it is each engine's own. The harness's own requests are not in it:
+// guests say nothing of a path that they do not know.
+func guestLog(text string) (lines []string) {
+	guest := false // the line before was one of a guest, and may go on
+	for line := range strings.Lines(text) {
+		line = strings.TrimSuffix(line, "\n")
+		m := wasmLine.FindStringSubmatch(line)
+		switch {
+		case m == nil && guest:
+			lines[len(lines)-1] += "\n" + line
+		case m == nil || m[2] != "wasm":
+			guest = false
+		case explanation.MatchString(m[3]):
+			guest = false
+		default:
+			if guest = strings.HasPrefix(m[3], "wasm log"); guest || m[1] != "trace" && m[1] != "debug" {
+				lines = append(lines, m[1]+" "+m[3])
+			}
+		}
+	}
+	return lines
+}
+
 var openConnection = regexp.MustCompile(`(?m)^http\.[^.]+\.downstream_cx_active: [1-9]`)
 
 // from returns what was written behind the first n bytes.
@@ -492,6 +535,7 @@ func (o *observation) mask(ports *strings.Replacer) {
 		hide(lines)
 	}
 	hide(o.log)
+	hide(o.guests)
 }
 
 // asWritten leaves a write as it is.

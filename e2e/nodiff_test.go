@@ -35,7 +35,8 @@ type job struct {
 
 // hostsim gives what Envoy gives, on every bootstrap and every case of
 // testdata/nodiff: which upstream was chosen and what it received, what the
-// client received, what became of the connections, the access log and stats.
+// client received, what became of the connections, the access log, what guests
+// log, and stats.
 // Differences are listed by cause.
 //
 // The subtests only read the cases and so choose what runs: -run
@@ -100,14 +101,18 @@ func TestNodiff(t *testing.T) {
 			}
 			stats := append(slices.Clone(s.file.stats), defaultStats)
 			starting <- struct{}{}
-			envoy, err := startNodiff(envoy140, real, string(text), t.TempDir())
+			var flags []string
+			if s.file.guests {
+				flags = []string{"--component-log-level", "wasm:trace"}
+			}
+			envoy, err := startNodiff(envoy140, real, string(text), t.TempDir(), flags...)
 			if err != nil {
 				<-starting
 				s.error = "Envoy does not take the bootstrap: " + err.Error()
 				return
 			}
 			defer envoy.close()
-			simulated, refused := startNodiff(hostsim, simulator, string(text), t.TempDir())
+			simulated, refused := startNodiff(hostsim, simulator, string(text), t.TempDir(), flags...)
 			<-starting
 			if refused == nil {
 				defer func() { simulated.close() }()
@@ -136,7 +141,7 @@ func TestNodiff(t *testing.T) {
 					if gotErr != nil {
 						j.causes = []string{"hostsim: " + gotErr.Error()}
 						simulated.close()
-						if simulated, refused = startNodiff(hostsim, simulator, string(text), t.TempDir()); refused != nil {
+						if simulated, refused = startNodiff(hostsim, simulator, string(text), t.TempDir(), flags...); refused != nil {
 							s.error = "hostsim does not start again: " + refused.Error()
 							return
 						}
@@ -201,7 +206,7 @@ func report(t *testing.T, bootstraps int, jobs []*job) {
 		}
 	}
 	rank := func(cause string) int {
-		return slices.IndexFunc([]string{"outcome", "hostsim", "upstream", "client", "access log", "stat"}, func(s string) bool { return strings.HasPrefix(cause, s) })
+		return slices.IndexFunc([]string{"outcome", "hostsim", "upstream", "client", "access log", "guest's log", "stat"}, func(s string) bool { return strings.HasPrefix(cause, s) })
 	}
 	byCount := slices.SortedFunc(maps.Keys(causes), func(a, b string) int {
 		return cmp.Or(cmp.Compare(rank(a), rank(b)), cmp.Compare(len(causes[b]), len(causes[a])), cmp.Compare(a, b))
@@ -265,6 +270,7 @@ func (o *observation) String() string {
 		show("client's connection", []string{o.closed[i]})
 	}
 	show("log", o.log)
+	show("guest's log", o.guests)
 	for _, name := range slices.Sorted(maps.Keys(o.stats)) {
 		show("stat", []string{fmt.Sprintf("%s +%d", name, o.stats[name])})
 	}
@@ -397,6 +403,8 @@ func differing(got, want *observation) []string {
 			compare("access log", got.log[i:i+1], want.log[i:i+1])
 		}
 	}
+	compare("guest's log at start", got.began, want.began)
+	compare("guest's log", got.guests, want.guests)
 	for _, stat := range slices.Sorted(maps.Keys(want.stats)) {
 		if !got.known[stat] {
 			causes = append(causes, fmt.Sprintf("stat %s: %s", stat, isMissing))

@@ -15,12 +15,16 @@ func isGRPC(h *Headers) bool {
 
 // grpcReply makes a local reply one that a client of gRPC understands: 200
 // without content, and what there is to say in its head.
-func (s *stream) grpcReply(status int, body, contentType string) {
+func (s *stream) grpcReply(r *localReply, status int, body, contentType string) {
 	h := &s.response
 	h.set(":status", "200")
 	h.set("content-type", "application/grpc")
 	if h.value("grpc-status") == "" {
-		h.set("grpc-status", itoa(grpcStatus(status)))
+		n := grpcStatus(status)
+		if r.guest && r.grpcStatus >= 0 {
+			n = int(r.grpcStatus)
+		}
+		h.set("grpc-status", itoa(n))
 	}
 	if body != "" && !s.head {
 		if contentType == "application/json" {

@@ -22,10 +22,11 @@ func (w *wasmFilter) Property(path string) ([]byte, abi.Status) {
 		return v, abi.StatusOK
 	}
 	root, rest, nested := strings.Cut(strings.TrimSuffix(path, "\x00"), "\x00")
-	if v, ok := s.filterState["wasm."+path]; ok && !isAttributeRoot(root) {
-		return []byte(v.text), abi.StatusOK
-	}
 	if !nested {
+		// What a guest has set under a path of several names nobody finds again.
+		if v, ok := s.filterState["wasm."+root]; ok && !isAttributeRoot(root) {
+			return []byte(v.text), abi.StatusOK
+		}
 		switch root {
 		case "request", "source", "destination", "connection", "response", "upstream", "xds", "filter_state":
 			return nil, abi.StatusSerializationFailure

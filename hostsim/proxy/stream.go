@@ -468,7 +468,7 @@ func (s *stream) localHead(r *localReply) []byte {
 	status, body, contentType := s.hcm.replies.rewrite(r, s)
 	custom := h.value("content-type") != before
 	if !r.codec && isGRPC(&s.request) {
-		s.grpcReply(status, body, contentType)
+		s.grpcReply(r, status, body, contentType)
 		return nil
 	}
 	if body == "" {

@@ -223,21 +223,24 @@ func (w *wasmFilter) HeaderMap(t abi.MapType) vm.HeaderMap {
 }
 
 // HeaderMapWritable adds trailers, as Envoy does, where a guest that looks at
-// the end of the content wants to write to some that there are not.
+// the end of the content wants to write to some that there are not. What the
+// guest has stopped at it may change for as long as there is a stream.
 func (w *wasmFilter) HeaderMapWritable(t abi.MapType) bool {
 	g, it := &w.request, &w.stream.decoding
 	switch t {
 	case abi.MapRequestTrailers:
 	case abi.MapResponseTrailers:
 		g, it = &w.response, &w.stream.encoding
+	case abi.MapResponseHeaders:
+		return w.response.headers
 	default:
-		return !w.logging
+		return w.request.headers
 	}
 	if it.trailers == nil && g.body != nil && g.ended {
 		it.addTrailers()
 		g.trailers = true
 	}
-	return !w.logging
+	return g.trailers
 }
 
 // guestHeaders is a map that the guest writes to: what it gives is a view of
@@ -281,7 +284,11 @@ func (b guestBuffer) Replace(start, length int, value []byte) {
 	*b.data = out
 }
 
-func (w *wasmFilter) ClearRouteCache() { w.stream.clearRoute() }
+func (w *wasmFilter) ClearRouteCache() {
+	if !w.over {
+		w.stream.clearRoute()
+	}
+}
 
 func (w *wasmFilter) SetProperty(path string, value []byte) abi.Status {
 	s := w.stream
@@ -301,9 +308,9 @@ func (w *wasmFilter) Continue(t abi.StreamType) {
 	if w.over {
 		return
 	}
-	g, it := &w.request, &w.stream.decoding
+	it := &w.stream.decoding
 	if t == abi.StreamResponse {
-		g, it = &w.response, &w.stream.encoding
+		it = &w.stream.encoding
 	}
 	i := it.placeOf(w)
 	switch {
@@ -313,8 +320,7 @@ func (w *wasmFilter) Continue(t abi.StreamType) {
 		w.crash("proxy_continue_stream of a direction that has not come to the plugin yet")
 		return
 	}
-	w.request.headers, w.request.trailers = false, false // Envoy forgets those of the request, whatever is continued
-	g.headers = false
+	w.request.headers, w.request.trailers = false, false // Envoy forgets those of the request, and of nothing else, whatever is continued
 	it.resume(i)
 	w.stream.wake()
 }

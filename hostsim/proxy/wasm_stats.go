@@ -13,8 +13,8 @@ func (b *builder) pluginStats(name string, plugin *vm.Plugin) {
 		s.pluginsByName = map[string][]*vm.Plugin{}
 	}
 	s.pluginsByName[name] = append(s.pluginsByName[name], plugin)
+	stats.zero("wasm."+name+".", "vm_reload") // Envoy never counts there
 	for stat, of := range map[string]func(vm.PluginStats) uint64{
-		"vm_reload":         func(p vm.PluginStats) uint64 { return p.Reload },
 		"vm_reload_success": func(p vm.PluginStats) uint64 { return p.ReloadSuccess },
 		"vm_reload_failure": func(p vm.PluginStats) uint64 { return p.ReloadFailure },
 		"vm_reload_backoff": func(p vm.PluginStats) uint64 { return p.ReloadBackoff },

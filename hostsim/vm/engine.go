@@ -97,6 +97,7 @@ type Module struct {
 	version   abiVersion
 	compiled  wazero.CompiledModule
 	callbacks [callbackCount]callbackSpec
+	gaps      bool // see hasEmptyElements
 }
 
 // ABIVersion returns the Proxy-Wasm ABI version that the module says it has.
@@ -180,7 +181,7 @@ func (e *Engine) Load(ctx context.Context, name string, code []byte) (*Module, e
 		}
 		return nil, refuse("Failed to load Wasm bytecode", err.Error(), err)
 	}
-	m := &Module{Name: name, hash: hash, version: version, compiled: compiled, callbacks: callbackSpecs(version)}
+	m := &Module{Name: name, hash: hash, version: version, compiled: compiled, callbacks: callbackSpecs(version), gaps: hasEmptyElements(code)}
 	if err := e.link(m); err != nil {
 		compiled.Close(ctx)
 		return nil, err

@@ -36,7 +36,7 @@ func (c *hostContext) readableMap(t abi.MapType) HeaderMap {
 // writableMap returns the header map of the given type, or nil if the current
 // phase may not change it.
 func (c *hostContext) writableMap(t abi.MapType) HeaderMap {
-	if c.stream == nil || c.logging || t > abi.MapResponseTrailers || !c.stream.HeaderMapWritable(t) {
+	if c.stream == nil || t > abi.MapResponseTrailers || !c.stream.HeaderMapWritable(t) {
 		return nil
 	}
 	return c.readableMap(t)

@@ -111,6 +111,52 @@ func moduleABIVersion(code []byte) (version abiVersion, ok bool) {
 	return 0, true
 }
 
+// hasEmptyElements says whether a module's tables have elements that its
+// element segments leave empty. Of tables and segments in rarer forms it knows
+// nothing and says no.
+func hasEmptyElements(code []byte) bool {
+	const tables, elements = 4, 9
+	empty := uint64(0)
+	for r := (byteReader{code[8:]}); len(r.b) > 0; {
+		id, _ := r.byte()
+		section, ok := r.bytes()
+		s := byteReader{section}
+		var n uint32
+		if id == tables || id == elements {
+			n, ok = s.uint32()
+		}
+		for ; ok && n > 0; n-- {
+			var form byte
+			var count uint32
+			switch id {
+			case tables: // a type, and limits
+				_, _ = s.byte()
+				form, _ = s.byte()
+				if count, ok = s.uint32(); ok && form&1 != 0 {
+					_, ok = s.uint32()
+				}
+				ok = ok && form <= 1
+				empty += uint64(count)
+			case elements: // of functions, active in table 0, from i32.const on
+				form, _ = s.byte()
+				opcode, _ := s.byte()
+				_, _ = s.uint32()
+				end, _ := s.byte()
+				count, ok = s.uint32()
+				ok = ok && form == 0 && opcode == 0x41 && end == 0x0b
+				empty -= min(empty, uint64(count))
+				for i := count; ok && i > 0; i-- {
+					_, ok = s.uint32()
+				}
+			}
+		}
+		if !ok {
+			return false
+		}
+	}
+	return empty > 0
+}
+
 // byteReader reads the WebAssembly binary format.
 type byteReader struct{ b []byte }
 

@@ -85,9 +85,9 @@ type PluginConfig struct {
 }
 
 // PluginStats counts what happens to a plugin's VMs under FailReload, as
-// Envoy's wasm.NAME.vm_reload*.
+// Envoy's wasm.NAME.vm_reload_*.
 type PluginStats struct {
-	Reload, ReloadSuccess, ReloadFailure, ReloadBackoff uint64
+	ReloadSuccess, ReloadFailure, ReloadBackoff uint64
 }
 
 // Plugin is a configured plugin, with a root context on the main thread and
@@ -99,7 +99,7 @@ type Plugin struct {
 	rootLogPrefix string
 	threads       []thread // the main thread, then the workers
 
-	reload, reloadSuccess, reloadFailure, reloadBackoff atomic.Uint64
+	reloadSuccess, reloadFailure, reloadBackoff atomic.Uint64
 }
 
 // thread is a plugin's place on one thread.
@@ -334,7 +334,6 @@ func (p *Plugin) Exports(name string) bool {
 // Stats returns the plugin's counters.
 func (p *Plugin) Stats() PluginStats {
 	return PluginStats{
-		Reload:        p.reload.Load(),
 		ReloadSuccess: p.reloadSuccess.Load(),
 		ReloadFailure: p.reloadFailure.Load(),
 		ReloadBackoff: p.reloadBackoff.Load(),
@@ -388,7 +387,6 @@ func (p *Plugin) tryReload(worker int) (*hostContext, bool) {
 		return nil, false
 	}
 	t.lastLoad = now
-	p.reload.Add(1)
 	if err := p.load(worker); err != nil {
 		p.reloadFailure.Add(1)
 		if load, ok := errors.AsType[*LoadError](err); ok {

@@ -75,9 +75,7 @@ func (s *sharedStore) set(vmID, key, data string, cas uint32) abi.Status {
 	}
 	s.bytes += grown
 	s.cas++
-	if !ok {
-		k.name = strings.Clone(key)
-	}
+	k.name = strings.Clone(key) // also where there is one: assigning to a map replaces the key too, and key is guest memory
 	s.data[k] = sharedValue{strings.Clone(data), s.cas}
 	return abi.StatusOK
 }

@@ -35,7 +35,8 @@ type Buffer interface {
 type Stream interface {
 	// HeaderMap returns nil where the current phase has no such map.
 	HeaderMap(abi.MapType) HeaderMap
-	// HeaderMapWritable says whether the current phase may change it.
+	// HeaderMapWritable says whether the current phase may change it: for
+	// proxy_on_log it is one in which the guest may read more than that.
 	HeaderMapWritable(abi.MapType) bool
 	// Buffer returns nil where the current phase has no such buffer.
 	Buffer(abi.BufferType) Buffer

@@ -40,6 +40,13 @@ func (e *TrapError) Detail() string {
 	return b.String()
 }
 
+// Of an element of a table that is called: there is none, or it is empty or of
+// another type.
+const (
+	outOfTable   = "Uncaught RuntimeError: table index is out of bounds"
+	wrongElement = "Uncaught RuntimeError: function signature mismatch"
+)
+
 // maxFrames is how many frames of a stack are kept, as in proxy-wasm-cpp-host.
 const maxFrames = 20
 
@@ -79,9 +86,9 @@ func newTrapError(function string, err error) *TrapError {
 	case "out of bounds memory access":
 		e.Reason = "Uncaught RuntimeError: memory access out of bounds"
 	case "invalid table access":
-		e.Reason = "Uncaught RuntimeError: table index is out of bounds"
+		e.Reason = outOfTable
 	case "indirect call type mismatch":
-		e.Reason = "Uncaught RuntimeError: null function or function signature mismatch"
+		e.Reason = wrongElement
 	case "stack overflow":
 		e.Reason = "Uncaught RangeError: Maximum call stack size exceeded"
 	default:

@@ -267,6 +267,10 @@ func (v *instance) afterCall() {
 // one that later callers see.
 func (v *instance) fail(name string, err error) {
 	trap := newTrapError(name, err)
+	if trap.Reason == outOfTable && v.group.module.gaps {
+		// The engine has one error for what V8 has two; an empty element is the more likely cause.
+		trap.Reason = wrongElement
+	}
 	if v.trap == nil {
 		v.trap = trap
 	}

@@ -46,7 +46,7 @@ func Load(file string) (*Config, error) { return Source{File: file}.Load() }
 
 // Parse is Load for text; name stands for the file in errors.
 func Parse(name string, data []byte) (*Config, error) {
-	return load([]bootstrap.Text{{Name: name, Data: data}}, false, false)
+	return load([]bootstrap.Text{{Name: name, Data: data}}, false)
 }
 
 // Warnings are about what the objects of [Source.Apply] do not do, in the order of their text.
@@ -78,13 +78,13 @@ func (s Source) Load() (*Config, error) {
 		return nil, err
 	}
 	if len(s.Apply) == 0 {
-		return load(texts, s.IgnoreUnsupported, false)
+		return load(texts, s.IgnoreUnsupported)
 	}
 	text, warnings, err := s.Render()
 	if err != nil {
 		return nil, err
 	}
-	cfg, err := load([]bootstrap.Text{{Name: "rendered " + strings.TrimSuffix(texts[0].Name, ".json"), Data: text}}, s.IgnoreUnsupported, true)
+	cfg, err := load([]bootstrap.Text{{Name: "rendered " + strings.TrimSuffix(texts[0].Name, ".json"), Data: text}}, s.IgnoreUnsupported)
 	if err != nil {
 		return nil, err
 	}
@@ -151,17 +151,12 @@ func (s Source) texts() ([]bootstrap.Text, error) {
 	return texts, nil
 }
 
-func load(texts []bootstrap.Text, ignore, applied bool) (*Config, error) {
+func load(texts []bootstrap.Text, ignore bool) (*Config, error) {
 	boot, err := bootstrap.Parse(texts...)
 	if err != nil {
 		return nil, err
 	}
 	cfg := &Config{boot: boot}
-	if node := boot.Proto().GetNode(); applied && node.GetMetadata() != nil {
-		// Nobody else has seen the bootstrap yet.
-		node.Metadata = nil
-		cfg.ignored = append(cfg.ignored, errors.New("node.metadata: it says which objects are applied; plugins and expressions do not see it here"))
-	}
 	if ignore {
 		for _, u := range boot.Ignore() {
 			cfg.ignored = append(cfg.ignored, u)

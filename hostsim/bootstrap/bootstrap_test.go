@@ -275,7 +275,7 @@ static_resources:
   - name: b
     type: EDS
 stats_server_version_override: 1
-node: {id: a, metadata: {a: b}}
+node: {id: a, client_features: [b]}
 `
 	b, err := Parse(Text{"x.yaml", []byte(text)})
 	if err != nil {
@@ -290,7 +290,7 @@ node: {id: a, metadata: {a: b}}
 		`x.yaml:4: static_resources.clusters[0].track_timeout_budgets: not simulated: track_timeout_budgets of Cluster`,
 		`x.yaml:6: static_resources.clusters[1].type: not simulated: type "EDS", set type: STATIC or STRICT_DNS or LOGICAL_DNS`,
 		`x.yaml:7: stats_server_version_override: not simulated: stats_server_version_override of Bootstrap`,
-		`x.yaml:8: node.metadata: not simulated: metadata of Node`,
+		`x.yaml:8: node.client_features: not simulated: client_features of Node`,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)

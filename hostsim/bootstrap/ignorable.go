@@ -47,10 +47,6 @@ var ignorable = map[protoreflect.FullName]string{
 	"envoy.extensions.filters.http.router.v3.Router.upstream_log":                                                 "logs attempts",
 	"envoy.extensions.filters.http.router.v3.Router.upstream_log_options":                                         "logs attempts",
 
-	"envoy.config.route.v3.Route.decorator":   "names traces",
-	"envoy.config.route.v3.Route.tracing":     "reports traces",
-	"envoy.config.route.v3.Route.stat_prefix": "reports stats",
-
 	"envoy.config.cluster.v3.Cluster.per_connection_buffer_limit_bytes": "limits memory",
 	"envoy.config.cluster.v3.Cluster.upstream_connection_options":       "sets socket options",
 	"envoy.config.cluster.v3.Cluster.preconnect_policy":                 "connects ahead of need",

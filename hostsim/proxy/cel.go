@@ -14,6 +14,8 @@ import (
 	"cel.dev/cel-go/common/types"
 	"cel.dev/cel-go/common/types/ref"
 	"cel.dev/cel-go/common/types/traits"
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/structpb"
 )
 
@@ -139,6 +141,9 @@ func appendCEL(dst []byte, v ref.Val) []byte {
 	case traits.Lister:
 		return append(dst, "CelList value"...)
 	}
+	if m, ok := v.Value().(proto.Message); ok {
+		return appendMessage(dst, m.ProtoReflect())
+	}
 	if s, ok := v.ConvertToType(types.StringType).(types.String); ok {
 		return append(dst, s...)
 	}
@@ -159,6 +164,9 @@ func appendTyped(dst []byte, v ref.Val) ([]byte, kind) {
 		}
 		dst = strconv.AppendInt(dst, int64(v.Duration/time.Second), 10)
 		return append(appendDigits(dst, int(v.Duration%time.Second)), 's'), text
+	}
+	if m, ok := v.Value().(proto.Message); ok {
+		return appendMessage(dst, m.ProtoReflect()), text
 	}
 	native, err := v.ConvertToNative(reflect.TypeFor[*structpb.Value]())
 	if err != nil {
@@ -198,7 +206,16 @@ type attributes struct {
 	get func(*stream, string) any
 }
 
-var celAdapter = types.DefaultTypeAdapter
+var celAdapter = celMessages()
+
+// celMessages lets expressions look into the messages that are attributes.
+func celMessages() types.Adapter {
+	registry, err := types.NewRegistry(&corev3.Metadata{}, &corev3.Node{})
+	if err != nil { // cannot be: they are compiled in
+		return types.DefaultTypeAdapter
+	}
+	return registry
+}
 
 func (a attributes) Find(key ref.Val) (ref.Val, bool) {
 	name, ok := key.(types.String)

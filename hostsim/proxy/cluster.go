@@ -53,6 +53,8 @@ type endpoint struct {
 	priority   int
 	locality   *corev3.Locality
 	metadata   *corev3.Metadata
+	// of all endpoints in the place
+	localityMetadata *corev3.Metadata
 }
 
 // host is one address with its connection pools, one for each routing
@@ -336,7 +338,7 @@ func (b *builder) endpoints(path string, cl *cluster, c *clusterv3.Cluster) erro
 				health:   healthOf(e.GetHealthStatus()),
 				priority: int(locality.GetPriority()),
 				locality: locality.GetLocality(),
-				metadata: e.GetMetadata(),
+				metadata: e.GetMetadata(), localityMetadata: locality.GetMetadata(),
 			}
 			if ep.hostname == "" && !static {
 				ep.hostname = sa.GetAddress()

@@ -208,7 +208,12 @@ var commands = withTLS(map[string]commandKind{
 	}),
 	"HOSTNAME":             word(func(*stream) string { name, _ := os.Hostname(); return name }),
 	"ROUTE_NAME":           word(func(s *stream) string { return s.routeName() }),
-	"VIRTUAL_CLUSTER_NAME": word(func(s *stream) string { return s.virtualCluster }),
+	"VIRTUAL_CLUSTER_NAME": word(func(s *stream) string {
+		if c := s.counted[0]; c != nil {
+			return c.name
+		}
+		return ""
+	}),
 	"LISTENER_NAME":        word(func(s *stream) string { return s.hcm.listener }),
 	"FILTER_CHAIN_NAME":    word(func(s *stream) string { return s.hcm.filterChain }),
 	"ACCESS_LOG_TYPE":      word(func(*stream) string { return "DownstreamEnd" }),
@@ -610,14 +615,14 @@ func metadataCommand(implied string) func(*builder, string, string) (command, er
 				if s.route == nil {
 					return nil
 				}
-				return s.route.metadata[namespace]
+				return s.route.metadata.GetFilterMetadata()[namespace]
 			}
 		case "VIRTUAL_HOST":
 			from = func(s *stream, namespace string) *structpb.Struct {
 				if s.route == nil {
 					return nil
 				}
-				return s.route.virtualHost.metadata[namespace]
+				return s.route.virtualHost.metadata.GetFilterMetadata()[namespace]
 			}
 		case "CLUSTER":
 			from = func(s *stream, namespace string) *structpb.Struct {
@@ -633,8 +638,14 @@ func metadataCommand(implied string) func(*builder, string, string) (command, er
 				}
 				return nil
 			}
-		case "LISTENER", "LISTENER_FILTER_CHAIN": // neither may have any here
-			from = func(*stream, string) *structpb.Struct { return nil }
+		case "LISTENER":
+			from = func(s *stream, namespace string) *structpb.Struct {
+				return s.hcm.listenerMetadata.GetFilterMetadata()[namespace]
+			}
+		case "LISTENER_FILTER_CHAIN":
+			from = func(s *stream, namespace string) *structpb.Struct {
+				return s.hcm.chainMetadata.GetFilterMetadata()[namespace]
+			}
 		default:
 			return nil, b.boot.Errorf(path, "%%METADATA(%s)%%: %s is not a supported type of metadata", arg, parts[0])
 		}

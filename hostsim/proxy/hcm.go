@@ -16,7 +16,10 @@ import (
 // hcm is an HTTP connection manager.
 type hcm struct {
 	server                *Server
-	listener, filterChain string                           // the names of what it belongs to
+	listener, filterChain string // the names of what it belongs to
+	listenerMetadata      *corev3.Metadata
+	chainMetadata         *corev3.Metadata
+	direction             corev3.TrafficDirection
 	admin                 func(AdminRequest) AdminResponse // instead of routes; nil: this is no admin interface
 
 	codecType hcmv3.HttpConnectionManager_CodecType

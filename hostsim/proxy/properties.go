@@ -2,13 +2,12 @@ package proxy
 
 import (
 	"encoding/binary"
-	"math"
 	"net"
 	"strconv"
 	"strings"
 	"time"
 
-	"google.golang.org/protobuf/proto"
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 
 	"switchyard/hostsim/abi"
 )
@@ -31,7 +30,7 @@ func (w *wasmFilter) Property(path string) ([]byte, abi.Status) {
 		case "request", "source", "destination", "connection", "response", "upstream", "xds", "filter_state":
 			return nil, abi.StatusSerializationFailure
 		case "metadata":
-			return nil, abi.StatusOK // no more than an empty message, as long as nobody has written any
+			return encodeAttribute(s.dynamicMetadata())
 		case "connection_id":
 			return binary.LittleEndian.AppendUint64(nil, s.conn.id), abi.StatusOK
 		}
@@ -56,41 +55,21 @@ func (w *wasmFilter) Property(path string) ([]byte, abi.Status) {
 		}
 	case "upstream":
 		v = s.upstreamProperty(rest)
+	case "metadata":
+		v = inside(s.dynamicMetadata(), rest)
 	case "xds":
-		if rest == "upstream_host_metadata" && s.upstreamHost != "" {
+		name, deeper, nested := strings.Cut(rest, "\x00")
+		if v = s.xdsProperty(name); nested {
+			v = inside(v, deeper)
+		} else if v == nil && strings.HasPrefix(name, "upstream_host_") && s.xdsHost(name) {
 			return nil, abi.StatusSerializationFailure
 		}
-		v = s.xdsProperty(rest)
 	case "filter_state":
 		if value, ok := s.filterState[rest]; ok {
 			v = value.text
 		}
 	}
 	return encodeAttribute(v)
-}
-
-// encodeAttribute gives a value as Envoy serialises it for plugins.
-func encodeAttribute(v any) ([]byte, abi.Status) {
-	switch v := v.(type) {
-	case string:
-		return []byte(v), abi.StatusOK
-	case bool:
-		if v {
-			return []byte{1}, abi.StatusOK
-		}
-		return []byte{0}, abi.StatusOK
-	case int64:
-		return binary.LittleEndian.AppendUint64(nil, uint64(v)), abi.StatusOK
-	case uint64:
-		return binary.LittleEndian.AppendUint64(nil, v), abi.StatusOK
-	case *Headers:
-		return abi.AppendPairs(nil, v), abi.StatusOK
-	case []byte:
-		return v, abi.StatusOK
-	case float64:
-		return binary.LittleEndian.AppendUint64(nil, math.Float64bits(v)), abi.StatusOK
-	}
-	return nil, abi.StatusNotFound
 }
 
 // isAttributeRoot says that a name is not the guest's to shadow.
@@ -272,30 +251,28 @@ func addressProperty(address, name string) any {
 	return nil
 }
 
-// nodeProperty is what is known of the node, which of the whole of it is not
-// all that Envoy adds.
-func (s *Server) nodeProperty(name string) any {
-	switch name {
-	case "node":
-		b, err := proto.Marshal(s.node)
-		if err != nil {
-			return nil
-		}
-		return string(b)
-	case "node\x00id":
-		return s.node.GetId()
-	}
-	return s.node.GetCluster()
-}
-
+// xdsProperty gives what the configuration says of where a stream is. What it
+// says in messages is nil where it says nothing.
 func (s *stream) xdsProperty(name string) any {
 	switch name {
-	case "filter_chain_name", "listener_metadata":
-		return ""
+	case "filter_chain_name":
+		return s.hcm.filterChain
+	case "listener_metadata":
+		return orEmpty(s.hcm.listenerMetadata)
 	case "listener_direction":
-		return int64(0)
-	case "node", "node\x00id", "node\x00cluster":
-		return s.conn.server.nodeProperty(name)
+		return int64(s.hcm.direction)
+	case "node":
+		return s.conn.server.node
+	case "upstream_host_metadata":
+		if s.host != nil && s.host.metadata != nil {
+			return s.host.metadata
+		}
+		return nil
+	case "upstream_host_locality_metadata":
+		if s.host != nil && s.host.localityMetadata != nil {
+			return s.host.localityMetadata
+		}
+		return nil
 	}
 	r := s.findRoute()
 	if r == nil {
@@ -308,8 +285,27 @@ func (s *stream) xdsProperty(name string) any {
 		return r.virtualHost.name
 	case "cluster_name":
 		return nonEmpty(r.cluster)
-	case "virtual_host_metadata", "route_metadata", "cluster_metadata":
-		return "" // no more than an empty message
+	case "virtual_host_metadata":
+		return orEmpty(r.virtualHost.metadata)
+	case "route_metadata":
+		return orEmpty(r.metadata)
+	case "cluster_metadata":
+		if c := s.conn.server.clusters[s.clusterName]; c != nil {
+			return orEmpty(c.metadata)
+		}
 	}
 	return nil
+}
+
+// xdsHost says that a name stands for a message of the host that is not there,
+// but could be.
+func (s *stream) xdsHost(name string) bool {
+	return s.upstreamHost != "" && (name == "upstream_host_metadata" || name == "upstream_host_locality_metadata")
+}
+
+func orEmpty(m *corev3.Metadata) *corev3.Metadata {
+	if m == nil {
+		return &corev3.Metadata{}
+	}
+	return m
 }

@@ -295,7 +295,7 @@ func (b *builder) sourcedMetadata(path string, c *rbacconfigv3.SourcedMetadata) 
 	return func(s *stream) bool {
 		var metadata map[string]*structpb.Struct
 		if r := s.findRoute(); r != nil {
-			metadata = r.metadata
+			metadata = r.metadata.GetFilterMetadata()
 		}
 		return match(lookUp(metadata[m.GetFilter()], keys)) != m.GetInvert()
 	}, err

@@ -133,6 +133,7 @@ type retryState struct {
 	policy  *retryPolicy
 	breaker *breaker
 	stats   *clusterStats
+	counted *countedFor
 	on      retryOn
 	left    int
 	codes   []int // of the request, beside the policy's
@@ -283,6 +284,7 @@ func (r *retryState) again(wanted bool) (retry bool, flag string) {
 	}
 	if r.armed && !wanted {
 		r.stats.retrySuccess.Add(1)
+		r.counted.succeeded()
 	}
 	r.release()
 	switch {
@@ -290,17 +292,20 @@ func (r *retryState) again(wanted bool) (retry bool, flag string) {
 		return false, ""
 	case r.left == 0:
 		r.stats.retryLimit.Add(1)
+		r.counted.limited()
 		return false, "URX"
 	}
 	r.left--
 	if !r.breaker.mayRetry() {
 		r.stats.retryOverflow.Add(1)
+		r.counted.overflowed()
 		return false, "UO"
 	}
 	r.breaker.retries.used.Store(true)
 	r.breaker.retries.Add(1)
 	r.armed = true
 	r.stats.retry.Add(1)
+	r.counted.retried()
 	r.stats.retryBackoff.Add(1)
 	return true, ""
 }

@@ -9,7 +9,6 @@ import (
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
-	"google.golang.org/protobuf/types/known/structpb"
 )
 
 // defaultRouteTimeout is Envoy's for a route without timeout.
@@ -43,8 +42,9 @@ type virtualHost struct {
 	tlsOutside      bool // it is not for internal requests
 	headers         headerEdits
 	filters         filterConfigs
-	metadata        map[string]*structpb.Struct
+	metadata        *corev3.Metadata
 	virtualClusters []virtualCluster
+	otherRequests   *requestStats // that match none of them, which has no name
 
 	retry                                *retryPolicy
 	attemptCount, attemptCountInResponse bool
@@ -52,7 +52,7 @@ type virtualHost struct {
 
 // virtualCluster is a name for the requests of a virtual host that match.
 type virtualCluster struct {
-	name    string
+	stats   *requestStats
 	headers []headerMatcher
 }
 
@@ -64,7 +64,8 @@ type route struct {
 	match       routeMatch
 	levels      []*headerEdits  // of route, virtual host and table, in order
 	filters     []filterConfigs // the same, most specific first
-	metadata    map[string]*structpb.Struct
+	metadata    *corev3.Metadata
+	stats       *requestStats // of its stat_prefix; nil: none
 
 	// Where it goes: a cluster by name, or the one that a header names, one
 	// of several, or nowhere.
@@ -271,9 +272,9 @@ func (r *route) upgradeAllowed(kind string) (allowed, said bool) {
 	return false, false
 }
 
-// virtualClusterOf names the virtual cluster of a request; without any the
-// name is empty.
-func (v *virtualHost) virtualClusterOf(h *Headers) string {
+// virtualClusterOf gives the virtual cluster of a request; nil where there is
+// none at all.
+func (v *virtualHost) virtualClusterOf(h *Headers) *requestStats {
 next:
 	for i := range v.virtualClusters {
 		for j := range v.virtualClusters[i].headers {
@@ -281,12 +282,9 @@ next:
 				continue next
 			}
 		}
-		return v.virtualClusters[i].name
+		return v.virtualClusters[i].stats
 	}
-	if len(v.virtualClusters) > 0 {
-		return "other"
-	}
-	return ""
+	return v.otherRequests
 }
 
 // ---- from the configuration
@@ -361,7 +359,7 @@ func (t *routeTable) addDomain(d string, host *virtualHost) bool {
 
 func (b *builder) virtualHost(path string, c *routev3.VirtualHost, t *routeTable) (*virtualHost, error) {
 	v := &virtualHost{
-		name: c.GetName(), metadata: c.GetMetadata().GetFilterMetadata(),
+		name: c.GetName(), metadata: c.GetMetadata(),
 		requireTLS:   c.GetRequireTls() != routev3.VirtualHost_NONE,
 		tlsOutside:   c.GetRequireTls() == routev3.VirtualHost_EXTERNAL_ONLY,
 		attemptCount: c.GetIncludeRequestAttemptCount(), attemptCountInResponse: c.GetIncludeAttemptCountInResponse(),
@@ -381,7 +379,10 @@ func (b *builder) virtualHost(path string, c *routev3.VirtualHost, t *routeTable
 		if err != nil {
 			return nil, err
 		}
-		v.virtualClusters = append(v.virtualClusters, virtualCluster{c.GetName(), headers})
+		v.virtualClusters = append(v.virtualClusters, virtualCluster{newRequestStats(&b.server.Stats, "vhost."+v.name+".vcluster."+c.GetName()+".", c.GetName()), headers})
+	}
+	if len(v.virtualClusters) > 0 {
+		v.otherRequests = newRequestStats(&b.server.Stats, "vhost."+v.name+".vcluster.other.", "")
 	}
 	for i, c := range c.GetRoutes() {
 		r, err := b.route(at(path, "routes", i), c, v, t)
@@ -395,10 +396,13 @@ func (b *builder) virtualHost(path string, c *routev3.VirtualHost, t *routeTable
 
 func (b *builder) route(path string, c *routev3.Route, v *virtualHost, t *routeTable) (*route, error) {
 	r := &route{
-		name: c.GetName(), virtualHost: v, metadata: c.GetMetadata().GetFilterMetadata(),
+		name: c.GetName(), virtualHost: v, metadata: c.GetMetadata(),
 		timeout: defaultRouteTimeout, idleTimeout: -1, maxStream: -1, noCluster: 503,
 	}
 	var err error
+	if p := c.GetStatPrefix(); p != "" {
+		r.stats = newRequestStats(&b.server.Stats, "vhost."+v.name+".route."+p+".", "")
+	}
 	if r.match, err = b.routeMatch(path+".match", c.GetMatch()); err != nil {
 		return nil, err
 	}

@@ -47,10 +47,11 @@ func (s *stream) forward() *localReply {
 	if r.virtualHost.attemptCount {
 		s.request.set("x-envoy-attempt-count", "1")
 	}
-	s.virtualCluster = r.virtualHost.virtualClusterOf(&s.request)
+	s.counted = countedFor{r.virtualHost.virtualClusterOf(&s.request), r.stats}
 	s.finalizeRequest(r)
 	s.frame()
 	s.retry.begin(r.retry, &s.request, &c.breakers[r.priority], c.stats)
+	s.retry.counted = &s.counted
 	defer s.retry.release()
 	for s.attempts = 1; ; s.attempts++ {
 		reply := s.attempt(r, c)
@@ -114,6 +115,7 @@ func (s *stream) attempt(r *route, c *cluster) *localReply {
 		c.stats.cancelled.Add(1)
 		return s.left()
 	}
+	s.counted.sent()
 	s.upstreamMeter.begin(up)
 	s.upstream.Store(up)
 	s.lastUpstream = up
@@ -225,6 +227,7 @@ func (s *stream) responded(c *cluster, status int) {
 // charge is responded without the host.
 func (s *stream) charge(c *cluster, status int) {
 	c.stats.responded(status, s.request.value("x-envoy-internal") == "true", s.response.value("x-envoy-upstream-canary") == "true")
+	s.counted.responded(status)
 }
 
 // took notes how long the response took since the request was complete.
@@ -233,6 +236,7 @@ func (s *stream) took(c *cluster) {
 	begun := s.requestComplete
 	s.mu.Unlock()
 	if !begun.IsZero() {
+		s.counted.took(time.Since(begun))
 		c.stats.took(time.Since(begun), s.request.value("x-envoy-internal") == "true", s.response.value("x-envoy-upstream-canary") == "true")
 	}
 }
@@ -281,6 +285,7 @@ func (s *stream) failed(err error) *localReply {
 		switch r.details {
 		case "response_timeout":
 			stats.rqTimeout.Add(1)
+			s.counted.timedOut()
 			if up == nil { // no host had it yet
 				s.charge(s.host.cluster, r.status)
 				return r
@@ -983,6 +988,7 @@ func (s *stream) resetBy(err error) {
 		s.details, s.flags = expired.details, expired.flags
 		if s.details == "response_timeout" {
 			s.retry.stats.rqTimeout.Add(1)
+			s.counted.timedOut()
 		}
 	default:
 		s.details, s.flags = resetDetails(err)

@@ -22,6 +22,7 @@ import (
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	"google.golang.org/protobuf/proto"
 
 	"switchyard/hostsim/bootstrap"
 	"switchyard/hostsim/vm"
@@ -166,6 +167,9 @@ func build(ctx context.Context, boot *bootstrap.Bootstrap, options Options, list
 
 func (b *builder) build(listen bool) error {
 	s := b.server
+	s.node = &corev3.Node{}
+	proto.Merge(s.node, b.boot.Proto().GetNode())
+	s.node.UserAgentName = "envoy"
 	if err := b.readRuntime("layered_runtime", b.boot.Proto().GetLayeredRuntime()); err != nil {
 		return err
 	}
@@ -263,6 +267,7 @@ func (b *builder) listener(path string, c *listenerv3.Listener) (*listener, erro
 			return nil, err
 		}
 		m.listener, m.filterChain = c.GetName(), chain.GetName()
+		m.listenerMetadata, m.chainMetadata, m.direction = c.GetMetadata(), chain.GetMetadata(), c.GetTrafficDirection()
 		compiled, err := b.listenerChain(chainPath, chain, m)
 		if err != nil {
 			return nil, err

@@ -89,7 +89,7 @@ type stream struct {
 	host            *host // of the last attempt
 	lastUpstream    *upstreamConn
 	upstreamBegun   time.Time // when the head of its response had come
-	virtualCluster  string
+	counted         countedFor
 	client          string // its address, if a proxy in front has named it
 	meter           meter
 	upstreamMeter   upstreamMeter
@@ -158,7 +158,8 @@ func (s *stream) begin() {
 	clear(s.filterState)
 	clear(s.metadata)
 	s.setCookies = s.setCookies[:0]
-	s.random, s.virtualCluster, s.localBody, s.client = 0, "", "", ""
+	s.random, s.localBody, s.client = 0, "", ""
+	s.counted = countedFor{}
 	s.meter.begin(s.conn)
 	s.upstreamMeter = upstreamMeter{}
 	s.replyBegun, s.replyEnded = time.Time{}, time.Time{}

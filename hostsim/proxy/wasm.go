@@ -348,7 +348,6 @@ func (b *builder) wasm(path string, c *wasmv3.PluginConfig) (filterFactory, erro
 	if s.engine == nil {
 		b.guestLog = &guestLog{Handler: s.options.Logger.With("component", "wasm").Handler()}
 		s.guestLog = slog.New(b.guestLog)
-		s.node = b.boot.Proto().GetNode()
 		s.callouts.open, s.callouts.hcm = map[*callout]struct{}{}, &hcm{server: s, stats: newHCMStats(&Stats{}, "", "")}
 		s.callouts.hcm.stats.router = newRouterStats(&Stats{}, "")
 		s.callouts.background, s.callouts.stop = context.WithCancel(context.Background())
@@ -412,10 +411,12 @@ func (b *builder) wasm(path string, c *wasmv3.PluginConfig) (filterFactory, erro
 		if v, ok := harness.property(path); ok {
 			return v, abi.StatusOK
 		}
-		if name, ok := strings.CutPrefix(strings.TrimSuffix(path, "\x00"), "xds\x00"); ok {
-			if v, ok := s.nodeProperty(name).(string); ok && strings.HasPrefix(name, "node") {
-				return []byte(v), abi.StatusOK
-			}
+		name, ok := strings.CutPrefix(strings.TrimSuffix(path, "\x00"), "xds\x00node")
+		switch {
+		case ok && name == "":
+			return encodeAttribute(s.node)
+		case ok && name[0] == 0:
+			return encodeAttribute(inside(s.node, name[1:]))
 		}
 		return nil, abi.StatusNotFound
 	}

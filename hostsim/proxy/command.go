@@ -206,19 +206,19 @@ var commands = withTLS(map[string]commandKind{
 		id := newRequestID()
 		return append(dst, id[:]...), text
 	}),
-	"HOSTNAME":             word(func(*stream) string { name, _ := os.Hostname(); return name }),
-	"ROUTE_NAME":           word(func(s *stream) string { return s.routeName() }),
+	"HOSTNAME":   word(func(*stream) string { name, _ := os.Hostname(); return name }),
+	"ROUTE_NAME": word(func(s *stream) string { return s.routeName() }),
 	"VIRTUAL_CLUSTER_NAME": word(func(s *stream) string {
 		if c := s.counted[0]; c != nil {
 			return c.name
 		}
 		return ""
 	}),
-	"LISTENER_NAME":        word(func(s *stream) string { return s.hcm.listener }),
-	"FILTER_CHAIN_NAME":    word(func(s *stream) string { return s.hcm.filterChain }),
-	"ACCESS_LOG_TYPE":      word(func(*stream) string { return "DownstreamEnd" }),
-	"LOCAL_REPLY_BODY":     simple(func(dst []byte, s *stream) ([]byte, kind) { return append(dst, s.localBody...), text }),
-	"CUSTOM_FLAGS":         simple(func(dst []byte, _ *stream) ([]byte, kind) { return dst, text }),
+	"LISTENER_NAME":     word(func(s *stream) string { return s.hcm.listener }),
+	"FILTER_CHAIN_NAME": word(func(s *stream) string { return s.hcm.filterChain }),
+	"ACCESS_LOG_TYPE":   word(func(*stream) string { return "DownstreamEnd" }),
+	"LOCAL_REPLY_BODY":  simple(func(dst []byte, s *stream) ([]byte, kind) { return append(dst, s.localBody...), text }),
+	"CUSTOM_FLAGS":      simple(func(dst []byte, _ *stream) ([]byte, kind) { return dst, text }),
 
 	"DYNAMIC_METADATA":  {required | short, metadataCommand("DYNAMIC:")},
 	"CLUSTER_METADATA":  {required | short, metadataCommand("CLUSTER:")},

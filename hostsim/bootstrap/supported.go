@@ -61,7 +61,7 @@ var supported = map[protoreflect.FullName]string{
 	"envoy.type.matcher.v3.RegexMatcher":       "regex google_re2",
 	"envoy.type.matcher.v3.FilterStateMatcher": "key string_match",
 
-	"envoy.config.listener.v3.Listener":                                              "name address filter_chains traffic_direction drain_type enable_reuse_port stat_prefix listener_filters listener_filters_timeout default_filter_chain metadata",
+	"envoy.config.listener.v3.Listener":                                              "name address filter_chains traffic_direction drain_type enable_reuse_port stat_prefix listener_filters listener_filters_timeout default_filter_chain metadata per_connection_buffer_limit_bytes",
 	"envoy.config.listener.v3.FilterChain":                                           "name filters filter_chain_match transport_socket metadata",
 	"envoy.config.listener.v3.FilterChainMatch":                                      "server_names transport_protocol application_protocols",
 	"envoy.config.listener.v3.ListenerFilter":                                        "name typed_config",
@@ -176,15 +176,15 @@ var supported = map[protoreflect.FullName]string{
 	"envoy.config.core.v3.KeyValueAppend":                                     "record action",
 	"envoy.config.core.v3.KeyValuePair":                                       "key value",
 	"envoy.config.route.v3.RouteConfiguration":                                "name virtual_hosts validate_clusters max_direct_response_body_size_bytes vhost_header internal_only_headers most_specific_header_mutations_wins ignore_port_in_host_matching ignore_path_parameters_in_path_matching typed_per_filter_config metadata " + headerFields,
-	"envoy.config.route.v3.VirtualHost":                                       "retry_policy include_request_attempt_count include_attempt_count_in_response name domains routes require_tls virtual_clusters typed_per_filter_config metadata " + headerFields,
-	"envoy.config.route.v3.Route":                                             "name match route direct_response redirect metadata typed_per_filter_config stat_prefix decorator tracing " + headerFields,
+	"envoy.config.route.v3.VirtualHost":                                       "retry_policy include_request_attempt_count include_attempt_count_in_response name domains routes require_tls virtual_clusters typed_per_filter_config metadata request_body_buffer_limit per_request_buffer_limit_bytes " + headerFields,
+	"envoy.config.route.v3.Route":                                             "name match route direct_response redirect metadata typed_per_filter_config stat_prefix decorator tracing request_body_buffer_limit per_request_buffer_limit_bytes " + headerFields,
 	"envoy.config.route.v3.RouteMatch":                                        "prefix path safe_regex path_separated_prefix case_sensitive headers filter_state connect_matcher runtime_fraction query_parameters cookies dynamic_metadata grpc path_match_policy",
 	"envoy.config.route.v3.HeaderMatcher":                                     "name string_match present_match invert_match treat_missing_header_as_empty range_match exact_match prefix_match suffix_match contains_match safe_regex_match",
 	"envoy.config.route.v3.RouteAction":                                       "retry_policy priority metadata_match cluster cluster_header timeout idle_timeout max_stream_duration upgrade_configs prefix_rewrite host_rewrite_literal weighted_clusters cluster_not_found_response_code regex_rewrite path_rewrite host_rewrite_header auto_host_rewrite host_rewrite_path_regex host_rewrite append_x_forwarded_host path_rewrite_policy hash_policy",
 	"envoy.config.route.v3.RouteAction.MaxStreamDuration":                     "max_stream_duration",
 	"envoy.config.route.v3.RouteAction.UpgradeConfig":                         "upgrade_type enabled connect_config",
 	"envoy.config.route.v3.DirectResponseAction":                              "status body body_format",
-	"envoy.config.cluster.v3.Cluster": "transport_socket name alt_stat_name type connect_timeout lb_policy load_assignment circuit_breakers " +
+	"envoy.config.cluster.v3.Cluster": "transport_socket name alt_stat_name type connect_timeout lb_policy load_assignment circuit_breakers per_connection_buffer_limit_bytes " +
 		"load_balancing_policy ring_hash_lb_config maglev_lb_config least_request_lb_config lb_subset_config common_lb_config dns_refresh_rate dns_lookup_family respect_dns_ttl metadata " +
 		"max_requests_per_connection common_http_protocol_options http_protocol_options typed_extension_protocol_options",
 	"envoy.config.cluster.v3.Cluster.LeastRequestLbConfig":                         "choice_count",

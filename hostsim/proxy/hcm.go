@@ -40,6 +40,7 @@ type hcm struct {
 	underscores   corev3.HttpProtocolOptions_HeadersWithUnderscoresAction
 	maxHeaders    int
 	maxHeadBytes  int
+	bufferLimit   int // per_connection_buffer_limit_bytes; 0: none
 
 	normalizePath, mergeSlashes bool
 	escapedSlashes              hcmv3.HttpConnectionManager_PathWithEscapedSlashesAction

@@ -198,7 +198,7 @@ func (it *iteration) stop(p *place, how stopped) {
 func (it *iteration) hold(data []byte) {
 	it.buffered = append(it.buffered, data...)
 	it.holding = true
-	if len(it.buffered) <= bufferAtMost || it.streaming {
+	if !it.full() || it.streaming {
 		return
 	}
 	s := it.stream
@@ -212,10 +212,10 @@ func (it *iteration) hold(data []byte) {
 }
 
 // full says that the sender has to wait.
-func (it *iteration) full() bool { return len(it.buffered) > bufferAtMost }
-
-// bufferAtMost is Envoy's default of per_connection_buffer_limit_bytes.
-const bufferAtMost = 1 << 20
+func (it *iteration) full() bool {
+	most := it.stream.bufferLimit
+	return most > 0 && len(it.buffered) > most
+}
 
 // tail gives the trailers to the filters from a place on.
 func (it *iteration) tail(from int) {

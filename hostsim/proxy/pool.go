@@ -187,6 +187,29 @@ func (p *pool) acquire(s *stream) (*upstreamConn, error) {
 	return p.await(s, w)
 }
 
+// hasIdle says whether a request need not wait for a connection.
+func (p *pool) hasIdle() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.idle) > 0 && p.idle[len(p.idle)-1].look() == nothing
+}
+
+// abandoned is what becomes of a request that ends while it waits, in the turn
+// of Envoy's event loop in which it has come: its connection is made all the
+// same, for others.
+func (p *pool) abandoned() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.idle) > 0 || p.idleClient() != nil || p.breaker.pending.Load() >= p.breaker.maxPending {
+		return
+	}
+	p.host.cluster.stats.pendingTotal.Add(1)
+	p.host.cluster.stats.cancelled.Add(1)
+	p.waiting = append(p.waiting, nil)
+	p.connect()
+	p.waiting = p.waiting[:len(p.waiting)-1]
+}
+
 // attach makes an idle or new connection serve a request. The lock is held.
 func (p *pool) attach(conn *upstreamConn) error {
 	stats := p.host.cluster.stats

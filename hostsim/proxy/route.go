@@ -46,6 +46,7 @@ type virtualHost struct {
 	virtualClusters []virtualCluster
 	otherRequests   *requestStats // that match none of them, which has no name
 
+	contentLimits                        contentLimits
 	retry                                *retryPolicy
 	attemptCount, attemptCountInResponse bool
 }
@@ -75,16 +76,17 @@ type route struct {
 	weight        *clusterWeight // of several, this one
 	direct        *directResponse
 
-	noCluster    int           // the status where the cluster is unknown
-	timeout      time.Duration // 0: none
-	idleTimeout  time.Duration // 0: none; negative: the connection manager's
-	maxStream    time.Duration // 0: none; negative: the connection manager's
-	upgrades     map[string]bool
-	terminates   bool         // CONNECT ends here: what it carries goes to the host as it is
-	retry        *retryPolicy // nil: what the request asks for
-	priority     int
-	hashPolicies []hashPolicy
-	labels       labels // metadata_match: what the host is to be marked with
+	noCluster     int           // the status where the cluster is unknown
+	timeout       time.Duration // 0: none
+	idleTimeout   time.Duration // 0: none; negative: the connection manager's
+	maxStream     time.Duration // 0: none; negative: the connection manager's
+	upgrades      map[string]bool
+	terminates    bool         // CONNECT ends here: what it carries goes to the host as it is
+	retry         *retryPolicy // nil: what the request asks for
+	contentLimits contentLimits
+	priority      int
+	hashPolicies  []hashPolicy
+	labels        labels // metadata_match: what the host is to be marked with
 
 	rewritePath   pathRewrite // nil: none
 	rewriteHost   hostRewrite // nil: none
@@ -193,7 +195,7 @@ func withoutParameters(path string) string {
 }
 
 // toTLS is the route of a virtual host with require_tls.
-var toTLS = &route{virtualHost: &virtualHost{}, direct: &directResponse{status: 301, redirect: &redirect{scheme: "https"}}}
+var toTLS = &route{virtualHost: &virtualHost{}, contentLimits: contentLimits{-1, -1}, direct: &directResponse{status: 301, redirect: &redirect{scheme: "https"}}}
 
 func (t *routeTable) hostOf(h *Headers) *virtualHost {
 	if t.vhostHeader == "" {
@@ -364,6 +366,7 @@ func (b *builder) virtualHost(path string, c *routev3.VirtualHost, t *routeTable
 		tlsOutside:   c.GetRequireTls() == routev3.VirtualHost_EXTERNAL_ONLY,
 		attemptCount: c.GetIncludeRequestAttemptCount(), attemptCountInResponse: c.GetIncludeAttemptCountInResponse(),
 	}
+	v.limits(c)
 	var err error
 	if v.retry, err = b.retryPolicy(path+".retry_policy", c.GetRetryPolicy()); err != nil {
 		return nil, err
@@ -398,6 +401,7 @@ func (b *builder) route(path string, c *routev3.Route, v *virtualHost, t *routeT
 	r := &route{
 		name: c.GetName(), virtualHost: v, metadata: c.GetMetadata(),
 		timeout: defaultRouteTimeout, idleTimeout: -1, maxStream: -1, noCluster: 503,
+		contentLimits: requestLimits(c.GetRequestBodyBufferLimit(), c.GetPerRequestBufferLimitBytes(), v.contentLimits),
 	}
 	var err error
 	if p := c.GetStatPrefix(); p != "" {

@@ -88,19 +88,22 @@ func (s *stream) attempt(r *route, c *cluster) *localReply {
 		return &localReply{status: 503, body: "no healthy upstream", details: "no_healthy_upstream", flags: "UH"}
 	}
 	s.upstreamHost, s.host = h.address, h
-	if s.attempts == 1 {
-		if r := s.spoiled(); r != nil {
-			return r
-		}
-		if r := s.contentAhead(); r != nil {
-			return r
-		}
-	}
-	s.retry.tried = append(s.retry.tried, h)
 	pool := h.pool(s, int(r.priority))
 	if s.terminates(r) {
 		pool = &h.raw[r.priority]
 	}
+	s.atOnce = !s.upgrade && pool.hasIdle() // then Envoy has sent the head before it looks further
+	if s.attempts == 1 && !s.atOnce {
+		r := s.spoiled()
+		if r == nil {
+			r = s.contentAhead()
+		}
+		if r != nil {
+			pool.abandoned()
+			return r
+		}
+	}
+	s.retry.tried = append(s.retry.tried, h)
 	s.upstreamMeter.ask()
 	up, err := pool.acquire(s)
 	s.settle()
@@ -397,6 +400,9 @@ func (s *stream) exchange(r *route, up *upstreamConn) *localReply {
 	default:
 		up.content(content, chunked)
 		if r := s.firstContent(up, chunked); r != nil {
+			if s.atOnce {
+				up.flush()
+			}
 			return r
 		}
 	}
@@ -408,6 +414,9 @@ func (s *stream) exchange(r *route, up *upstreamConn) *localReply {
 		return s.failed(err)
 	}
 	s.hasPlace()
+	if s.atOnce && s.attempts == 1 && s.callout == nil && s.conn.look() == ended {
+		return s.left()
+	}
 	if s.decoding.end {
 		s.upstreamMeter.ended = time.Now()
 		s.upstreamMeter.fieldsSent += s.trailersToSend(up)
@@ -543,16 +552,13 @@ func (s *stream) retain(data []byte) {
 	if len(data) == 0 || !s.retry.enabled() {
 		return
 	}
-	if len(s.retained)+len(data) > retainAtMost {
+	if !s.mayRetain(len(s.retained) + len(data)) {
 		s.retry.abandon()
 		s.retained = nil
 		return
 	}
 	s.retained = append(s.retained, data...)
 }
-
-// retainAtMost is Envoy's default of per_connection_buffer_limit_bytes.
-const retainAtMost = 1 << 20
 
 func (u *upstreamConn) content(data []byte, chunked bool) {
 	switch {

@@ -267,6 +267,7 @@ func (b *builder) listener(path string, c *listenerv3.Listener) (*listener, erro
 			return nil, err
 		}
 		m.listener, m.filterChain = c.GetName(), chain.GetName()
+		m.bufferLimit = limitOf(c.GetPerConnectionBufferLimitBytes(), bufferLimit)
 		m.listenerMetadata, m.chainMetadata, m.direction = c.GetMetadata(), chain.GetMetadata(), c.GetTrafficDirection()
 		compiled, err := b.listenerChain(chainPath, chain, m)
 		if err != nil {

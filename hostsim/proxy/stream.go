@@ -40,6 +40,7 @@ type stream struct {
 	broken                            bool // the response broke off
 	stopUpload                        atomic.Bool
 
+	bufferLimit int // of what waits at a filter, in bytes; 0: none
 	route       *route
 	routeKnown  bool
 	filters     []httpFilter
@@ -80,6 +81,7 @@ type stream struct {
 	waited          bool   // for something other than the client's own bytes
 	chunked         bool   // how the request is framed
 	zeroLength      bool
+	atOnce          bool // there was a connection for the request when it came
 	waiter          waiter
 	queued          chan struct{} // closed when the request has its place in the queue of an upstream; nil: nobody waits for that
 	status          int
@@ -151,7 +153,7 @@ func (s *stream) begin() {
 	s.responseTrailers.reset(nil)
 	s.protocol, s.http11, s.head, s.upgrade, s.connect = s.conn.protocol(), true, false, false, false
 	s.closing, s.promptly = false, false
-	s.route, s.routeKnown = nil, false
+	s.route, s.routeKnown, s.bufferLimit = nil, false, s.hcm.bufferLimit
 	s.filters, s.chain, s.shown = s.filters[:0], nil, false
 	s.released, s.answerShown = false, false
 	s.beginIterations()
@@ -253,6 +255,7 @@ func (s *stream) end() {
 func (s *stream) findRoute() *route {
 	if !s.routeKnown {
 		s.route, s.routeKnown = s.hcm.routes.find(s), true
+		s.raiseLimit(s.route)
 		if s.route != nil && s.hcm.server.clusters[s.route.cluster] != nil {
 			s.clusterName = s.route.cluster
 		}

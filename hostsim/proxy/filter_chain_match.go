@@ -5,7 +5,9 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -23,14 +25,20 @@ type listenerChain struct {
 	hcm *hcm
 	tls *transportSocket // nil: plain text
 
-	serverNames []string // "" is any
-	transport   string   // "tls", "raw_buffer"; "" is any
-	protocols   []string // of ALPN
+	// All of these have to match; an empty list and "" are any.
+	ports                                []string // of the listener's side
+	serverNames                          []string
+	transport                            string   // "tls", "raw_buffer"
+	protocols                            []string // of ALPN
+	sourceType                           string   // "local", "external"
+	sourcePorts                          []string
+	destinations, directSources, sources []netip.Prefix
 }
 
 // any says that the chain takes every connection.
 func (c *listenerChain) any() bool {
-	return len(c.serverNames) == 0 && c.transport == "" && len(c.protocols) == 0
+	return len(c.ports) == 0 && len(c.serverNames) == 0 && c.transport == "" && len(c.protocols) == 0 && c.sourceType == "" &&
+		len(c.sourcePorts) == 0 && len(c.destinations) == 0 && len(c.directSources) == 0 && len(c.sources) == 0
 }
 
 // inspection is what a client's first bytes say.
@@ -83,34 +91,13 @@ func (r *helloRecorder) Read(p []byte) (int, error) {
 
 func (r *helloRecorder) Write(p []byte) (int, error) { return len(p), nil }
 
-// choose finds the chain for a connection, most specific first, and never goes
-// back; nil is none.
-func (l *listener) choose(i *inspection) *listenerChain {
+// choose finds the chain for a connection: step by step, in each those chains
+// that name what the connection has most specifically, and it never goes back;
+// nil is none.
+func (l *listener) choose(c *connection, i *inspection) *listenerChain {
 	chains := l.chains
-	for _, name := range serverNames(i.serverName) {
-		var some []*listenerChain
-		for _, c := range chains {
-			if has(c.serverNames, name) {
-				some = append(some, c)
-			}
-		}
-		if len(some) > 0 {
-			chains = some
-			break
-		}
-		if name == "" {
-			return l.defaultChain
-		}
-	}
-	transport := "raw_buffer"
-	if i.tls {
-		transport = "tls"
-	}
-	if !l.inspects {
-		transport = ""
-	}
 	narrow := func(of func(*listenerChain) []string, wanted ...string) bool {
-		for _, want := range append(wanted, "") {
+		for _, want := range wanted {
 			var some []*listenerChain
 			for _, c := range chains {
 				if has(of(c), want) {
@@ -124,11 +111,60 @@ func (l *listener) choose(i *inspection) *listenerChain {
 		}
 		return false
 	}
-	if !narrow(func(c *listenerChain) []string { return []string{c.transport} }, transport) ||
-		!narrow(func(c *listenerChain) []string { return c.protocols }, i.protocols...) {
-		return l.defaultChain
+	within := func(of func(*listenerChain) []netip.Prefix, ip netip.Addr) bool {
+		best := -1
+		for _, c := range chains {
+			best = max(best, longest(of(c), ip))
+		}
+		chains = slices.DeleteFunc(slices.Clone(chains), func(c *listenerChain) bool { return longest(of(c), ip) < best })
+		return best >= 0
 	}
-	return chains[0]
+	transport := "raw_buffer"
+	if i.tls {
+		transport = "tls"
+	}
+	local, remote := addrPortOf(c.local), addrPortOf(c.remote)
+	if narrow(func(c *listenerChain) []string { return c.ports }, itoa(int(local.Port())), "") &&
+		within(func(c *listenerChain) []netip.Prefix { return c.destinations }, local.Addr()) &&
+		narrow(func(c *listenerChain) []string { return c.serverNames }, serverNames(i.serverName)...) &&
+		narrow(func(c *listenerChain) []string { return []string{c.transport} }, transport, "") &&
+		narrow(func(c *listenerChain) []string { return c.protocols }, append(slices.Clone(i.protocols), "")...) &&
+		within(func(c *listenerChain) []netip.Prefix { return c.directSources }, remote.Addr()) &&
+		narrow(func(c *listenerChain) []string { return []string{c.sourceType} }, sourceType(local.Addr(), remote.Addr()), "") &&
+		within(func(c *listenerChain) []netip.Prefix { return c.sources }, remote.Addr()) &&
+		narrow(func(c *listenerChain) []string { return c.sourcePorts }, itoa(int(remote.Port())), "") {
+		return chains[0]
+	}
+	return l.defaultChain
+}
+
+func addrPortOf(address string) netip.AddrPort {
+	a, _ := netip.ParseAddrPort(address)
+	return netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
+}
+
+// longest is how long the longest prefix is that has an address; none at all
+// has every one, as /0 does. Negative is none.
+func longest(prefixes []netip.Prefix, ip netip.Addr) int {
+	if len(prefixes) == 0 {
+		return 0
+	}
+	best := -1
+	for _, p := range prefixes {
+		if p.Contains(ip) {
+			best = max(best, p.Bits())
+		}
+	}
+	return best
+}
+
+// sourceType says whether a client is on this machine
+// (Utility::isSameIpOrLoopback).
+func sourceType(local, remote netip.Addr) string {
+	if remote == local || remote.IsLoopback() {
+		return "local"
+	}
+	return "external"
 }
 
 // has says whether a list has an element; an empty list has "".
@@ -177,7 +213,7 @@ func (c *connection) secureBy(l *listener) (ok, byPeer bool) {
 		}
 		l.inspected(seen)
 	}
-	chain := l.choose(seen)
+	chain := l.choose(c, seen)
 	if chain == nil {
 		l.server.Stats.Stat(l.prefix + "no_filter_chain_match").Add(1)
 		resetIfPeeked(c.Conn, seen)
@@ -256,7 +292,30 @@ func (b *builder) listenerChain(path string, c *listenerv3.FilterChain, m *hcm) 
 	if t := chain.transport; t != "" && t != "tls" && t != "raw_buffer" {
 		return nil, b.boot.Unsupported(path+".filter_chain_match.transport_protocol", "the transport protocol "+strconv.Quote(t))
 	}
+	if p := match.GetDestinationPort(); p != nil {
+		chain.ports = []string{itoa(int(p.GetValue()))}
+	}
+	for _, p := range match.GetSourcePorts() {
+		chain.sourcePorts = append(chain.sourcePorts, itoa(int(p)))
+	}
+	switch match.GetSourceType() {
+	case listenerv3.FilterChainMatch_SAME_IP_OR_LOOPBACK:
+		chain.sourceType = "local"
+	case listenerv3.FilterChainMatch_EXTERNAL:
+		chain.sourceType = "external"
+	}
 	var err error
+	path += ".filter_chain_match"
+	if chain.destinations, err = b.prefixes(path+".prefix_ranges", match.GetPrefixRanges()); err != nil {
+		return nil, err
+	}
+	if chain.directSources, err = b.prefixes(path+".direct_source_prefix_ranges", match.GetDirectSourcePrefixRanges()); err != nil {
+		return nil, err
+	}
+	if chain.sources, err = b.prefixes(path+".source_prefix_ranges", match.GetSourcePrefixRanges()); err != nil {
+		return nil, err
+	}
+	path = strings.TrimSuffix(path, ".filter_chain_match")
 	chain.tls, err = b.downstreamTLS(path+".transport_socket", c.GetTransportSocket(), b.listenerPrefix)
 	return chain, err
 }

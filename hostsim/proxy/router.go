@@ -111,7 +111,7 @@ func (s *stream) attempt(r *route, c *cluster) *localReply {
 		s.upstreamMeter.ready = time.Now()
 		return s.failed(err)
 	}
-	if s.conn.http2 != nil && s.conn.look() == ended { // before the connection could be made, for Envoy
+	if s.conn.http2 != nil && !s.atOnce && s.conn.look() == ended { // before the connection could be made, for Envoy
 		up.finish(kept)
 		c.stats.rqTotal.Add(-1)
 		h.stats.requests.Add(-1)

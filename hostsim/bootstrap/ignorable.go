@@ -27,7 +27,6 @@ var ignorable = map[protoreflect.FullName]string{
 	"envoy.config.bootstrap.v3.Admin.socket_options":                       "sets socket options",
 	"envoy.config.bootstrap.v3.Admin.ignore_global_conn_limit":             "limits connections",
 
-	"envoy.config.listener.v3.Listener.access_log":                                 "logs connections",
 	"envoy.config.listener.v3.Listener.socket_options":                             "sets socket options",
 	"envoy.config.listener.v3.Listener.tcp_backlog_size":                           "sets socket options",
 	"envoy.config.listener.v3.Listener.tcp_fast_open_queue_length":                 "sets socket options",

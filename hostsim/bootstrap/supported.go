@@ -61,7 +61,7 @@ var supported = map[protoreflect.FullName]string{
 	"envoy.type.matcher.v3.RegexMatcher":       "regex google_re2",
 	"envoy.type.matcher.v3.FilterStateMatcher": "key string_match",
 
-	"envoy.config.listener.v3.Listener":                                              "name address filter_chains traffic_direction drain_type enable_reuse_port stat_prefix listener_filters listener_filters_timeout default_filter_chain metadata per_connection_buffer_limit_bytes",
+	"envoy.config.listener.v3.Listener":                                              "name address access_log continue_on_listener_filters_timeout bind_to_port filter_chains traffic_direction drain_type enable_reuse_port stat_prefix listener_filters listener_filters_timeout default_filter_chain metadata per_connection_buffer_limit_bytes",
 	"envoy.config.listener.v3.FilterChain":                                           "name filters filter_chain_match transport_socket metadata",
 	"envoy.config.listener.v3.FilterChainMatch":                                      "destination_port prefix_ranges source_type source_prefix_ranges source_ports direct_source_prefix_ranges server_names transport_protocol application_protocols",
 	"envoy.config.listener.v3.ListenerFilter":                                        "name typed_config",

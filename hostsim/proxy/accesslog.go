@@ -202,3 +202,11 @@ func (s *Server) logFile(path string) (*logFile, error) {
 	s.logs[path] = f
 	return f, nil
 }
+
+// accessLogType is why a line is written.
+func (s *stream) accessLogType() string {
+	if s.logType == "" {
+		return "DownstreamEnd"
+	}
+	return s.logType
+}

@@ -216,7 +216,7 @@ var commands = withTLS(map[string]commandKind{
 	}),
 	"LISTENER_NAME":     word(func(s *stream) string { return s.hcm.listener }),
 	"FILTER_CHAIN_NAME": word(func(s *stream) string { return s.hcm.filterChain }),
-	"ACCESS_LOG_TYPE":   word(func(*stream) string { return "DownstreamEnd" }),
+	"ACCESS_LOG_TYPE":   word((*stream).accessLogType),
 	"LOCAL_REPLY_BODY":  simple(func(dst []byte, s *stream) ([]byte, kind) { return append(dst, s.localBody...), text }),
 	"CUSTOM_FLAGS":      simple(func(dst []byte, _ *stream) ([]byte, kind) { return dst, text }),
 

@@ -204,17 +204,25 @@ func (c *connection) secureBy(l *listener) (ok, byPeer bool) {
 	seen := &inspection{}
 	if l.inspects {
 		var err error
-		if seen, err = inspect(c.Conn, l.inspectLimit); err != nil {
-			if errors.Is(err, os.ErrDeadlineExceeded) {
-				l.server.Stats.Stat(l.prefix + "downstream_pre_cx_timeout").Add(1)
-				resetIfPeeked(c.Conn, seen)
-			}
+		seen, err = inspect(c.Conn, l.inspectLimit)
+		late := errors.Is(err, os.ErrDeadlineExceeded)
+		if late {
+			l.server.Stats.Stat(l.prefix + "downstream_pre_cx_timeout").Add(1)
+		}
+		switch {
+		case err == nil:
+			l.inspected(seen)
+		case late && l.goesOn:
+		case late:
+			resetIfPeeked(c.Conn, seen)
+			return false, true
+		default:
 			return false, true
 		}
-		l.inspected(seen)
 	}
 	chain := l.choose(c, seen)
 	if chain == nil {
+		c.unmatched = true
 		l.server.Stats.Stat(l.prefix + "no_filter_chain_match").Add(1)
 		resetIfPeeked(c.Conn, seen)
 		return false, false
@@ -323,7 +331,7 @@ func (b *builder) listenerChain(path string, c *listenerv3.FilterChain, m *hcm) 
 // listenerFilters reads which listener filters there are. Without tls_inspector
 // nothing is known of a client's first bytes.
 func (b *builder) listenerFilters(path string, c *listenerv3.Listener, l *listener) error {
-	l.inspectLimit = 15 * time.Second
+	l.inspectLimit, l.goesOn = 15*time.Second, c.GetContinueOnListenerFiltersTimeout()
 	if d := c.GetListenerFiltersTimeout(); d != nil {
 		l.inspectLimit = d.AsDuration()
 	}

@@ -8,6 +8,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 )
 
 // listener accepts connections for one connection manager.
@@ -22,10 +24,15 @@ type listener struct {
 	plain        *listenerChain // the only one, where nothing is to be chosen
 	inspects     bool           // the first bytes of a connection
 	inspectLimit time.Duration
+	goesOn       bool // when the time to inspect is over
+
+	accessLogs []*accessLog // of connections
+	metadata   *corev3.Metadata
 
 	isAdmin    bool
 	inbound    bool           // traffic_direction
 	modifyOnly bool           // drain_type: failing health checks drain nothing
+	unbound    net.Addr       // bind_to_port: false: what it does not listen on
 	sockets    []net.Listener // one for each worker, on the same port (reuse_port)
 	stopped    sync.Once
 }
@@ -98,8 +105,9 @@ type connection struct {
 	ends    bool         // the next flush is the last of the stream
 	joined  bool         // ... whose end goes with its content
 
-	served bool // at least one request
-	life   lifetime
+	served    bool // at least one request
+	unmatched bool // no filter chain is for it
+	life      lifetime
 
 	watching chan struct{} // closed when the watcher is through
 	ready    atomic.Bool   // its connection manager is known
@@ -113,6 +121,11 @@ func (c *connection) serve() {
 	begun := time.Now()
 	if ok, _ := c.secureBy(c.listener); !ok {
 		c.Close()
+		details, flags := "", ""
+		if c.unmatched {
+			details, flags = "filter_chain_not_found", "NR"
+		}
+		c.logConnection(begun, details, flags)
 		c.server.forget(c)
 		return
 	}
@@ -140,6 +153,7 @@ func (c *connection) serve() {
 		lasted := time.Since(begun)
 		m.stats.length.Record(uint64(lasted.Milliseconds()))
 		c.listener.stats.closed(c.worker, lasted)
+		c.logConnection(begun, "", "")
 		c.server.forget(c)
 	}()
 	if c.shaking != nil {

@@ -75,6 +75,9 @@ func (s *stream) fieldsSent() int64 {
 // wireReceived also counts what had come of a request that was not read to
 // its end.
 func (s *stream) wireReceived() int64 {
+	if s.logType == ofConnection {
+		return 0
+	}
 	if st := s.conn.http2; st != nil {
 		return st.count(&st.wireIn)
 	}
@@ -89,6 +92,9 @@ func (s *stream) wireReceived() int64 {
 }
 
 func (s *stream) wireSent() int64 {
+	if s.logType == ofConnection {
+		return 0
+	}
 	if st := s.conn.http2; st != nil {
 		return st.count(&st.wireOut)
 	}

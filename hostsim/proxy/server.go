@@ -216,6 +216,12 @@ func (b *builder) build(listen bool) error {
 		if err != nil {
 			return err
 		}
+		if c.GetBindToPort() != nil && !c.GetBindToPort().GetValue() {
+			if l.unbound, err = net.ResolveTCPAddr("tcp", address); err != nil {
+				return b.boot.Errorf(path, "%v", err)
+			}
+			continue
+		}
 		reusePort := canReusePort && (c.GetEnableReusePort() == nil || c.GetEnableReusePort().GetValue())
 		if l.sockets, err = listenTCP(b.ctx, address, s.options.Concurrency, reusePort); err != nil {
 			return b.boot.Errorf(path, "listener %q: cannot listen on %s: %v", l.name, address, plainListenError(err))
@@ -243,6 +249,11 @@ func (b *builder) listener(path string, c *listenerv3.Listener) (*listener, erro
 	chains := c.GetFilterChains()
 	if c.GetDefaultFilterChain() != nil {
 		chains = append(slices.Clone(chains), c.GetDefaultFilterChain())
+	}
+	l.metadata = c.GetMetadata()
+	var err error
+	if l.accessLogs, err = b.accessLogs(path, c.GetAccessLog()); err != nil {
+		return nil, err
 	}
 	for i, chain := range chains {
 		path, chainPath := at(path, "filter_chains", i), at(path, "filter_chains", i)
@@ -342,7 +353,11 @@ type ListenerAddress struct {
 func (s *Server) Listeners() []ListenerAddress {
 	var list []ListenerAddress
 	for _, l := range s.listeners {
-		list = append(list, ListenerAddress{l.name, l.sockets[0].Addr()})
+		address := l.unbound
+		if address == nil {
+			address = l.sockets[0].Addr()
+		}
+		list = append(list, ListenerAddress{l.name, address})
 	}
 	return list
 }

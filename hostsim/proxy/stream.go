@@ -86,6 +86,8 @@ type stream struct {
 	queued          chan struct{} // closed when the request has its place in the queue of an upstream; nil: nobody waits for that
 	status          int
 	details, flags  string
+	logType         string // which kind of access log this is; "": DownstreamEnd
+	refused         bool   // by the codec
 	clusterName     string
 	upstreamHost    string
 	host            *host // of the last attempt
@@ -138,6 +140,7 @@ func (s *stream) answer(r *localReply) {
 	}
 	if r != nil {
 		if r.codec {
+			s.refused = true
 			s.hcm.stats.protocolErrors.Add(1)
 		}
 		s.sendLocal(r)
@@ -152,7 +155,7 @@ func (s *stream) begin() {
 	s.requestTrailers.reset(nil)
 	s.responseTrailers.reset(nil)
 	s.protocol, s.http11, s.head, s.upgrade, s.connect = s.conn.protocol(), true, false, false, false
-	s.closing, s.promptly = false, false
+	s.closing, s.promptly, s.refused = false, false, false
 	s.route, s.routeKnown, s.bufferLimit = nil, false, s.hcm.bufferLimit
 	s.filters, s.chain, s.shown = s.filters[:0], nil, false
 	s.released, s.answerShown = false, false

@@ -73,6 +73,8 @@ func (h *handler) configDump(p params) response {
 	}
 	var dump adminv3.ConfigDump
 	for _, m := range list {
+		m = proto.Clone(m)
+		redact(m.ProtoReflect(), false)
 		a, err := anypb.New(m)
 		if err != nil {
 			return plain(500, err.Error())

@@ -141,10 +141,6 @@ func clustersMessage(all []proxy.ClusterStatus) *adminv3.Clusters {
 	return m
 }
 
-func (h *handler) certificates(params) response {
-	return message(&adminv3.Certificates{}, true)
-}
-
 func (h *handler) memory(params) response {
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)

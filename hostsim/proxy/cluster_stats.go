@@ -170,7 +170,7 @@ func (c *clusterStats) circuitBreakers(stats *Stats, cl *cluster, thresholds []*
 // destroyed counts a connection that was closed.
 func (c *clusterStats) destroyed(how ending, busy bool) {
 	all, one, allBusy, oneBusy := c.cxDestroy, c.cxDestroyLocal, c.cxDestroyBusy, c.cxDestroyLocalBusy
-	if how == resetByPeer {
+	if how == resetByPeer || how == closedByPeer {
 		one, oneBusy = c.cxDestroyRemote, c.cxDestroyRemoteBusy
 	}
 	all.Add(1)

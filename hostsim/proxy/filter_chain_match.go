@@ -278,6 +278,7 @@ func (l *listener) inspected(i *inspection) {
 		}
 		l.server.Stats.Stat("tls_inspector." + name).Add(1)
 	}
+	l.server.Stats.Histogram("tls_inspector.bytes_processed").Record(uint64(len(i.read)))
 	count(i.tls, "tls")
 	if i.tls {
 		count(i.serverName != "", "sni")
@@ -348,6 +349,7 @@ func (b *builder) listenerFilters(path string, c *listenerv3.Listener, l *listen
 	}
 	if l.inspects {
 		b.server.Stats.zero("tls_inspector.", "alpn_found", "alpn_not_found", "client_hello_too_large", "sni_found", "sni_not_found", "tls_found", "tls_not_found")
+		b.server.Stats.Histogram("tls_inspector.bytes_processed")
 	}
 	if len(l.chains) == 1 && !l.inspects && l.chains[0].tls == nil && l.chains[0].any() {
 		l.plain = l.chains[0]

@@ -168,11 +168,15 @@ func (s *stream) decodeManager() *localReply {
 	}
 	if path := h.value(":path"); path != "" && path[0] != '/' {
 		s.requestHasCome()
+		m.stats.relativePaths.Add(1)
 		return &localReply{status: 404, details: "absolute_path_rejected"}
 	}
 	if r := m.sanitizePath(h); r != nil {
 		if r.status == 307 {
 			s.requestHasCome()
+			m.stats.redirectedPaths.Add(1)
+		} else {
+			m.stats.badPaths.Add(1)
 		}
 		return r
 	}
@@ -696,6 +700,9 @@ func (b *builder) hcm(path string, c *hcmv3.HttpConnectionManager) (*hcm, error)
 			return nil, err
 		}
 		m.ignoreUpgrade = append(m.ignoreUpgrade, match)
+	}
+	if c.GetHttp2ProtocolOptions().GetStreamErrorOnInvalidHttpMessaging() {
+		b.deprecated += 2 // Envoy looks twice
 	}
 	b.statPrefix = "http." + c.GetStatPrefix() + "."
 	var err error

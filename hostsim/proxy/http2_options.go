@@ -234,10 +234,17 @@ func newHTTP2Stats(stats *Stats, prefix string, client bool) *http2Stats {
 	stats.zero(prefix, "cookies_total_bytes_too_large", "headers_cb_no_stream",
 		"metadata_empty_frames", "nghttp2_downstream_connections", "nghttp2_upstream_connections", "oghttp2_downstream_connections",
 		"oghttp2_upstream_connections", "tx_flush_timeout")
-	stats.zeroGauges(prefix, "deferred_stream_close", "outbound_control_frames_active", "outbound_frames_active", "pending_send_bytes")
+	stats.zeroGauges(prefix, "deferred_stream_close")
+	for _, name := range []string{"outbound_control_frames_active", "outbound_frames_active", "pending_send_bytes"} {
+		stats.Gauge(prefix + name).Add(0) // the first frame uses them
+	}
 	side := "downstream"
 	if client {
 		side = "upstream"
+	} else {
+		for _, name := range []string{"cookie_count", "cookie_size", "header_count", "header_list_size"} {
+			stats.Histogram(prefix + name)
+		}
 	}
 	return &http2Stats{
 		active: stats.Gauge(prefix + "streams_active"), trailers: stats.Stat(prefix + "trailers"),

@@ -300,14 +300,14 @@ func (p *pool) newHTTP2Client(up *upstreamConn) *http2Client {
 func (h *http2Client) serve() {
 	err := h.read()
 	p, stats := h.pool, h.pool.host.cluster.stats
-	how := resetByPeer
+	how, blamed := resetByPeer, 0 // the stream that an error is about has ended before
 	h.mu.Lock()
 	pingLost := h.pingLost
 	h.mu.Unlock()
 	if pingLost {
 		how = resetHere
 	} else if e, ok := err.(*http2Error); ok {
-		how = resetHere
+		how, blamed = resetHere, 1
 		stats.cxProtocolError.Add(1)
 		h.connectionError(e)
 	}
@@ -315,7 +315,7 @@ func (h *http2Client) serve() {
 	h.in.forgetRead()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	h.forget(how)
+	h.forget(how, h.active > blamed)
 }
 
 // changed looks what the upstream's word means for requests that wait, and
@@ -341,7 +341,7 @@ func (h *http2Client) changed() {
 }
 
 // forget takes the connection out of its pool. The pool's lock is held.
-func (h *http2Client) forget(how ending) {
+func (h *http2Client) forget(how ending, busy bool) {
 	if h.closed {
 		return
 	}
@@ -357,7 +357,7 @@ func (h *http2Client) forget(how ending) {
 		h.idle.Stop()
 	}
 	p.forget()
-	p.host.cluster.stats.destroyed(how, h.active > 0)
+	p.host.cluster.stats.destroyed(how, busy)
 	p.connect()
 }
 
@@ -375,7 +375,7 @@ func (h *http2Client) expire() {
 
 // shut closes the connection from here. The pool's lock is held.
 func (h *http2Client) shut() {
-	h.forget(answered)
+	h.forget(answered, h.active > 0)
 	go h.close(errHTTP2Closed)
 }
 

@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"errors"
-	"io"
 	"net"
 	"os"
 	"sync"
@@ -160,9 +159,8 @@ func (c *connection) serve() {
 		m.stats.sslConnections.Add(1)
 		m.stats.sslActive.Add(1)
 		defer m.stats.sslActive.Add(-1)
-		if err := c.shakeHands(); err != nil {
-			byPeer = errors.Is(err, io.EOF)
-			return
+		if c.shakeHands() != nil {
+			return // for Envoy it is always the client who ends it
 		}
 	}
 	for {

@@ -349,6 +349,8 @@ func (s *stream) release() {
 	how := answered
 	if s.keepUpstream {
 		how = kept
+	} else if s.untilClose {
+		how = closedByPeer
 	}
 	s.letGo(up, how)
 }

@@ -478,10 +478,11 @@ func (p *pool) leave(w *waiter, why error) error {
 type ending int
 
 const (
-	kept        ending = iota // it serves another request
-	answered                  // all is said, but it cannot be used again
-	resetHere                 // closed by us, in the middle of a request
-	resetByPeer               // closed by the peer in the middle of a request
+	kept         ending = iota // it serves another request
+	closedByPeer               // which was the end of the response
+	answered                   // all is said, but it cannot be used again
+	resetHere                  // closed by us, in the middle of a request
+	resetByPeer                // closed by the peer in the middle of a request
 )
 
 // finish gives the connection back to its pool, or closes it.

@@ -730,7 +730,7 @@ func (s *stream) relay(r *route, up *upstreamConn) *localReply {
 	if r.virtualHost.attemptCountInResponse {
 		resp.set("x-envoy-attempt-count", s.keepInt(int64(s.attempts)))
 	}
-	s.keepUpstream = keep
+	s.keepUpstream, s.untilClose = keep, body.kind == bodyUntilClose
 	if reply := s.encodeHeaders(body.done, &body, up); reply != nil {
 		s.uploadResult(up, true)
 		return reply
@@ -797,6 +797,8 @@ func (s *stream) endingOfAnswer(response *bodyReader, keep bool) ending {
 		return resetHere
 	case keep:
 		return kept
+	case response.kind == bodyUntilClose:
+		return closedByPeer
 	}
 	return answered
 }

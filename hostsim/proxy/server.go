@@ -84,6 +84,8 @@ type Server struct {
 	// How many connections to upstreams there were.
 	connectionIDs atomic.Uint64
 
+	certificates []TLSCertificates
+
 	http2Stats func() *http2Stats // downstream; Envoy makes them with the first connection
 
 	stats  serverStats
@@ -106,6 +108,7 @@ type builder struct {
 	clusters   map[string]bool
 	guestLog   *guestLog
 	runtime    runtimeValues
+	deprecated int64 // uses of what is deprecated
 
 	// Of the route configuration that is being built: how large the bodies of
 	// direct responses may be, and whether clusters may be unknown.

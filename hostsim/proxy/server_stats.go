@@ -77,8 +77,14 @@ func (b *builder) serverStats(clusters, listeners int) {
 	count("runtime.override_dir_not_exists", 2)
 	set("runtime.num_keys", int64(len(b.runtime)))
 	set("runtime.num_layers", int64(len(s.layers)))
-	stats.zero("runtime.", "deprecated_feature_use", "load_error", "override_dir_exists")
-	stats.zeroGauges("runtime.", "admin_overrides_active", "deprecated_feature_seen_since_process_start")
+	stats.zero("runtime.", "load_error", "override_dir_exists")
+	stats.zeroGauges("runtime.", "admin_overrides_active")
+	stats.zero("runtime.", "deprecated_feature_use")
+	stats.zeroGauges("runtime.", "deprecated_feature_seen_since_process_start")
+	if b.deprecated > 0 {
+		count("runtime.deprecated_feature_use", b.deprecated)
+		set("runtime.deprecated_feature_seen_since_process_start", b.deprecated)
+	}
 
 	// Envoy's access log files; hostsim writes its own way.
 	stats.zero("filesystem.", "flushed_by_timer", "reopen_failed", "write_buffered", "write_completed", "write_failed")
@@ -101,7 +107,6 @@ func (b *builder) serverStats(clusters, listeners int) {
 	stats.zero("server.", "debug_assertion_failures", "dropped_stat_flushes", "envoy_bug_failures", "envoy_notifications")
 	stats.zeroGauges("server.", "seconds_until_first_ocsp_response_expiring")
 
-	const noCertificate = 1<<32 - 1
 	uptime, state, connections := stats.Gauge("server.uptime"), stats.Gauge("server.state"), stats.Gauge("server.total_connections")
 	days, parent := stats.Gauge("server.days_until_first_cert_expiring"), stats.Gauge("server.parent_connections")
 	lookups := stats.Gauge("server.stats_recent_lookups")
@@ -115,7 +120,7 @@ func (b *builder) serverStats(clusters, listeners int) {
 		s.conns.mu.Lock()
 		connections.Set(int64(len(s.conns.open)))
 		s.conns.mu.Unlock()
-		days.Set(noCertificate)
+		days.Set(s.daysLeft())
 		parent.Set(0)
 		lookups.Set(0)
 		allocated.Set(int64(m.HeapAlloc))

@@ -61,6 +61,7 @@ type stream struct {
 	released           bool        // the connection to the upstream was given back before the response was sent
 	unsettled          atomic.Bool // there is something in settling
 	settling           []*callout  // whose connections are given back when this stream has got its own
+	untilClose         bool        // the end of the connection to the upstream is that of the response
 	keepUpstream       bool        // that connection can serve another request
 	callout            *callout    // the client, where it is a plugin
 	answerShown        bool        // the same for what came behind a 101
@@ -220,7 +221,9 @@ func (s *stream) end() {
 			stats.brokenResponses.Add(1)
 		}
 	case s.broken || s.aborted != nil:
-		stats.brokenResponses.Add(1)
+		if s.conn.http2 == nil || s.status != 101 || s.flags == "UC" || s.aborted != nil {
+			stats.brokenResponses.Add(1)
+		}
 		stats.resets.Add(1)
 	case s.requestComplete.IsZero():
 		stats.earlyResponses.Add(1)

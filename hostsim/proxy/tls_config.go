@@ -6,6 +6,7 @@ import (
 	"encoding/pem"
 	"strconv"
 	"strings"
+	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
@@ -31,12 +32,15 @@ func (b *builder) downstreamTLS(path string, c *corev3.TransportSocket, prefix s
 		return nil, b.boot.Errorf(path+".common_tls_context.tls_certificates", "No TLS certificates found for server context: give tls_certificates")
 	}
 	t.stats = newTLSStats(&b.server.Stats, prefix, false)
-	t.noteExpiry()
+	b.noteCertificates(t, common)
 	t.verify.required = d.GetRequireClientCertificate().GetValue()
 	switch {
 	case t.verify.required:
 		t.config.ClientAuth = tls.RequireAnyClientCert
 	case common.GetValidationContext() != nil:
+		if d.GetRequireClientCertificate() == nil { // Envoy warns of this
+			b.deprecated++
+		}
 		t.config.ClientAuth = tls.RequestClientCert
 	}
 	t.config.ClientCAs = t.verify.roots
@@ -75,22 +79,69 @@ func (b *builder) upstreamTLS(path string, c *corev3.TransportSocket, prefix str
 		return nil, b.boot.Errorf(path+".common_tls_context.validation_context", "SAN-based verification of peer certificates without trusted CA is insecure and not allowed: give trusted_ca")
 	}
 	t.stats = newTLSStats(&b.server.Stats, prefix, true)
-	t.noteExpiry()
+	b.noteCertificates(t, u.GetCommonTlsContext())
 	t.config.ClientSessionCache = tls.NewLRUClientSessionCache(1)
 	return t, nil
 }
 
-func (t *transportSocket) noteExpiry() {
+// noteCertificates makes known which certificates there are, and until when
+// they are valid.
+func (b *builder) noteCertificates(t *transportSocket, c *tlsv3.CommonTlsContext) {
+	var context TLSCertificates
 	for i := range t.config.Certificates {
 		t.stats.expires("unnamed_cert", t.config.Certificates[i].Leaf)
+		context.Shown = append(context.Shown, NamedCertificate{sourcePath(c.GetTlsCertificates()[i].GetCertificateChain()), t.config.Certificates[i].Leaf})
 	}
 	t.stats.expires("unnamed_ca_cert", t.verify.authority)
+	if t.verify.authority != nil {
+		context.Authority = NamedCertificate{sourcePath(c.GetValidationContext().GetTrustedCa()), t.verify.authority}
+	}
+	b.server.certificates = append(b.server.certificates, context)
+}
+
+// sourcePath is where a certificate came from, as /certs says it.
+func sourcePath(d *corev3.DataSource) string {
+	if d.GetFilename() != "" {
+		return d.GetFilename()
+	}
+	return "<inline>"
+}
+
+// TLSCertificates are the certificates of one TLS context.
+type TLSCertificates struct {
+	Authority NamedCertificate // the first that is trusted; its Certificate is nil if there is none
+	Shown     []NamedCertificate
+}
+
+// NamedCertificate is a certificate and the file that it came from, or
+// "<inline>".
+type NamedCertificate struct {
+	Path string
+	*x509.Certificate
+}
+
+// Certificates are those of each TLS context.
+func (s *Server) Certificates() []TLSCertificates { return s.certificates }
+
+// daysLeft is for how many days the certificate that ends first is still valid,
+// or Envoy's number for none.
+func (s *Server) daysLeft() int64 {
+	const none = 1<<32 - 1
+	least := int64(none)
+	for _, context := range s.certificates {
+		for _, c := range append(context.Shown[:len(context.Shown):len(context.Shown)], context.Authority) {
+			if c.Certificate != nil {
+				least = min(least, max(int64(time.Until(c.NotAfter)/(24*time.Hour)), 0))
+			}
+		}
+	}
+	return least
 }
 
 func (b *builder) transportSocket(path string, c *tlsv3.CommonTlsContext, client bool) (*transportSocket, error) {
 	t := &transportSocket{config: &tls.Config{
 		NextProtos: c.GetAlpnProtocols(), MinVersion: tls.VersionTLS12, MaxVersion: tls.VersionTLS13,
-		CurvePreferences: []tls.CurveID{tls.X25519, tls.CurveP256},
+		CurvePreferences: []tls.CurveID{tls.X25519MLKEM768, tls.X25519, tls.CurveP256},
 	}}
 	if client {
 		t.config.MaxVersion = tls.VersionTLS12
@@ -123,7 +174,7 @@ func (b *builder) transportSocket(path string, c *tlsv3.CommonTlsContext, client
 	if curves := params.GetEcdhCurves(); len(curves) > 0 {
 		t.config.CurvePreferences = nil
 		for i, name := range curves {
-			id := map[string]tls.CurveID{"X25519": tls.X25519, "P-256": tls.CurveP256, "P-384": tls.CurveP384, "P-521": tls.CurveP521}[name]
+			id := map[string]tls.CurveID{"X25519MLKEM768": tls.X25519MLKEM768, "X25519": tls.X25519, "P-256": tls.CurveP256, "P-384": tls.CurveP384, "P-521": tls.CurveP521}[name]
 			if id == 0 {
 				return nil, b.boot.Unsupported(at(path+".tls_params", "ecdh_curves", i), "the curve "+strconv.Quote(name))
 			}

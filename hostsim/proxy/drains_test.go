@@ -35,6 +35,9 @@ func TestListenersStop(t *testing.T) {
 	wantResponse(t, c, 200, "ok")
 	s.StopListeners(InboundListeners) // it is none of those
 	other := dial(t, addr)
+	for accepted := s.Stats.Stat("http.s.downstream_cx_total"); accepted.Value() < 2; {
+		time.Sleep(time.Millisecond) // what is not accepted yet would be reset
+	}
 	s.StopListeners(AllListeners)
 	if c, err := net.Dial("tcp", addr); err == nil {
 		c.Close()

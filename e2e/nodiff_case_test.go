@@ -17,6 +17,7 @@ type nodiffCase struct {
 	name     string
 	line     int
 	listener string     // "" is the first one
+	raw      bool       // neither side speaks HTTP
 	http2    bool       // steps are frames
 	bare     bool       // ... without a preface and SETTINGS before them
 	tls      []string   // the client speaks TLS: see clientTLS
@@ -100,6 +101,8 @@ func readNodiffFile(path string) (*nodiffFile, error) {
 				}
 			case word == "http2":
 				c.http2, c.bare = true, rest == "bare"
+			case word == "raw":
+				c.raw = true
 			case word == "tls":
 				c.tls = strings.Fields(rest)
 			case word == ">2":

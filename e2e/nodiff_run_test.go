@@ -188,7 +188,7 @@ func (x *nodiffProxy) run(c *nodiffCase, split func(text string) []string, stats
 	}
 	x.upstreams.forget()
 	x.upstreams.mu.Lock()
-	x.upstreams.answers = c.answers
+	x.upstreams.answers, x.upstreams.raw = c.answers, c.raw
 	x.upstreams.mu.Unlock()
 
 	o := &observation{}
@@ -223,6 +223,9 @@ func (x *nodiffProxy) run(c *nodiffCase, split func(text string) []string, stats
 			if c.http2 {
 				_, ended := frames(data)
 				return ended >= waited[i]
+			}
+			if c.raw {
+				return len(data) > 0
 			}
 			all, _ := replies(data, c.methods[i], false)
 			return count(all) >= waited[i]
@@ -309,6 +312,12 @@ func (x *nodiffProxy) run(c *nodiffCase, split func(text string) []string, stats
 			o.clients = append(o.clients, lines)
 			continue
 		}
+		if c.raw {
+			w.mu.Lock()
+			o.clients = append(o.clients, rawLines(w.data))
+			w.mu.Unlock()
+			continue
+		}
 		w.mu.Lock()
 		all, rest := replies(w.data, c.methods[i], w.err != nil)
 		w.mu.Unlock()
@@ -329,10 +338,17 @@ func (x *nodiffProxy) run(c *nodiffCase, split func(text string) []string, stats
 		}
 		o.clients = append(o.clients, lines)
 	}
+	if c.raw {
+		o.ends = x.upstreams.watch()
+	}
 	for _, w := range wires {
 		if w != nil {
 			w.c.Close()
 		}
+	}
+	if c.raw { // or else what waits for an upstream would not end
+		x.upstreams.hangUp()
+		x.awaitNoConnection()
 	}
 	log := x.settle()
 	text := x.stderr.from(x.said)
@@ -359,6 +375,10 @@ func (x *nodiffProxy) run(c *nodiffCase, split func(text string) []string, stats
 			connection = "the connection of an earlier request"
 		}
 		o.reached = append(o.reached, q.conn.upstream.name+" on "+connection)
+		if c.raw {
+			o.received = append(o.received, rawLines([]byte(q.content)))
+			continue
+		}
 		lines := append([]string{q.head.start}, q.head.fields...)
 		lines = append(lines, "content: "+strconv.Quote(q.content))
 		for _, t := range q.trailers {
@@ -370,6 +390,9 @@ func (x *nodiffProxy) run(c *nodiffCase, split func(text string) []string, stats
 		o.received = append(o.received, lines)
 	}
 	for _, conn := range u.conns {
+		if c.raw {
+			break
+		}
 		if conn.counted > 0 || conn.served == 0 {
 			o.ends = append(o.ends, conn.upstream.name+" "+conn.end())
 		}
@@ -405,15 +428,7 @@ func (x *nodiffProxy) settle() []string {
 	for !strings.Contains(x.stdout.from(x.logged), mark) && time.Now().Before(deadline) {
 		time.Sleep(5 * time.Millisecond)
 	}
-	// And the stats count its end.
-	client := http.Client{Timeout: 10 * time.Second}
-	for range 40 {
-		b, err := get(&client, x.admin+"/stats?filter=downstream_cx_active")
-		if err != nil || !openConnection.Match(bytes.ReplaceAll(b, []byte("http.admin."), nil)) {
-			break
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
+	x.awaitNoConnection() // the stats count its end
 	text := x.stdout.from(x.logged)
 	x.logged += len(text)
 	lines := strings.Split(strings.TrimSuffix(text, "\n"), "\n")
@@ -458,7 +473,31 @@ func guestLog(text string) (lines []string) {
 	return lines
 }
 
-var openConnection = regexp.MustCompile(`(?m)^http\.[^.]+\.downstream_cx_active: [1-9]`)
+// awaitNoConnection waits until all connections of clients have ended, though
+// not for long.
+func (x *nodiffProxy) awaitNoConnection() {
+	client := http.Client{Timeout: 10 * time.Second}
+	for range 40 {
+		b, err := get(&client, x.admin+"/stats?filter=downstream_cx_active")
+		if err != nil || !openConnection.Match(adminConnection.ReplaceAll(b, nil)) {
+			break
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+var (
+	adminConnection = regexp.MustCompile(`(?m)^(http|listener)\.admin\..*`)
+	openConnection  = regexp.MustCompile(`(?m)^(http|listener)\..*\.downstream_cx_active: [1-9]`)
+)
+
+// rawLines shows bytes, a line for each line of them.
+func rawLines(data []byte) (lines []string) {
+	for line := range strings.Lines(string(data)) {
+		lines = append(lines, "bytes: "+strconv.Quote(line))
+	}
+	return lines
+}
 
 // from returns what was written behind the first n bytes.
 func (l *lockedBuffer) from(n int) string {

@@ -254,8 +254,8 @@ func (o *observation) String() string {
 	var b strings.Builder
 	show := func(what string, lines []string) {
 		for _, line := range lines {
-			if len(line) > 300 {
-				line = fmt.Sprintf("%s... (%d bytes)", line[:300], len(line))
+			if len(line) > 1000 {
+				line = fmt.Sprintf("%s... (%d bytes)", line[:1000], len(line))
 			}
 			fmt.Fprintf(&b, "    %s: %s\n", what, printable(line))
 		}

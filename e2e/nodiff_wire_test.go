@@ -248,6 +248,7 @@ type scriptedUpstreams struct {
 
 	mu      sync.Mutex
 	answers [][]step // of the case that runs
+	raw     bool     // ... which does not speak HTTP
 	next    int
 	conns   []*upstreamConn
 	got     []*upstreamRequest
@@ -335,8 +336,11 @@ func (s *scriptedUpstream) accept(c *net.TCPConn) {
 	u := s.all
 	u.mu.Lock()
 	u.conns = append(u.conns, conn)
+	raw := u.raw
 	u.mu.Unlock()
-	if s.name == "http2" || protocol == "h2" {
+	if raw {
+		conn.serveRaw()
+	} else if s.name == "http2" || protocol == "h2" {
 		conn.serveFrames()
 	} else {
 		conn.serve()
@@ -394,7 +398,7 @@ func (u *scriptedUpstreams) close() {
 func (u *scriptedUpstreams) forget() {
 	u.mu.Lock()
 	conns := u.conns
-	u.conns, u.got, u.answers, u.next = nil, nil, nil, 0
+	u.conns, u.got, u.answers, u.next, u.raw = nil, nil, nil, 0, false
 	u.mu.Unlock()
 	for _, c := range conns {
 		_ = c.c.CloseWrite()
@@ -438,43 +442,108 @@ func (c *upstreamConn) serve() {
 		if answer == nil {
 			answer = c.standard(h, upgrade)
 		}
-		for _, s := range answer {
-			switch s.op {
-			case "send":
-				c.send(s.text)
-			case "pause":
-				time.Sleep(s.pause)
-			case "half-close":
-				_ = c.c.CloseWrite()
-			case "close":
-				// A close with bytes unread would be a RST.
-				_ = c.c.CloseWrite()
-				c.until(200*time.Millisecond, func([]byte) bool { return false })
-				c.c.Close()
-				return
-			case "reset":
-				c.reset()
-				return
-			case "hang":
-				_, _ = io.Copy(request.tunnel(u), r)
-				return
-			case "echo":
-				_, _ = io.Copy(io.MultiWriter(request.tunnel(u), sender{c.wire}), r)
-				return
-			case "expect":
-				buf := make([]byte, len(s.text))
-				n, err := io.ReadFull(r, buf)
-				_, _ = request.tunnel(u).Write(buf[:n])
-				if err != nil {
-					return
-				}
-			}
+		if c.play(answer, request, r) {
+			return
 		}
 		if early && !upgrade {
 			if request.readContent(u, r) != nil {
 				return
 			}
 		}
+	}
+}
+
+// play does what a script says, and says whether that is the end of the
+// connection.
+func (c *upstreamConn) play(answer []step, request *upstreamRequest, r *bufio.Reader) (over bool) {
+	u := c.upstream.all
+	for _, s := range answer {
+		switch s.op {
+		case "send":
+			c.send(s.text)
+		case "pause":
+			time.Sleep(s.pause)
+		case "half-close":
+			_ = c.c.CloseWrite()
+		case "close":
+			// A close with bytes unread would be a RST.
+			_ = c.c.CloseWrite()
+			c.until(200*time.Millisecond, func([]byte) bool { return false })
+			c.c.Close()
+			return true
+		case "reset":
+			c.reset()
+			return true
+		case "hang":
+			_, _ = io.Copy(request.tunnel(u), r)
+		case "echo":
+			_, _ = io.Copy(io.MultiWriter(request.tunnel(u), sender{c.wire}), r)
+		case "expect":
+			buf := make([]byte, len(s.text))
+			n, err := io.ReadFull(r, buf)
+			_, _ = request.tunnel(u).Write(buf[:n])
+			if err != nil {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// serveRaw does what the script says for the connection, from its first byte
+// on; without one it sends back what comes, its name in front, and closes when
+// the other side does.
+func (c *upstreamConn) serveRaw() {
+	u := c.upstream.all
+	request := &upstreamRequest{conn: c}
+	c.counted++
+	u.mu.Lock()
+	u.got = append(u.got, request)
+	answer := []step{{op: "echo"}, {op: "close"}}
+	named := true
+	if len(u.answers) > 0 {
+		answer, named = u.answers[min(u.next, len(u.answers)-1)], false
+		u.next++
+	}
+	u.mu.Unlock()
+	if len(answer) == 0 || answer[0].op != "early" {
+		if !c.until(time.Hour, func(data []byte) bool { return len(data) > 0 }) {
+			_ = c.c.CloseWrite()
+			return
+		}
+	}
+	r := bufio.NewReader(c.wire)
+	if named {
+		_, _ = r.Peek(1)
+		first, _ := r.Peek(r.Buffered())
+		c.send(c.upstream.name + ": " + string(first))
+		n, _ := request.tunnel(u).Write(first)
+		_, _ = r.Discard(n)
+	}
+	if !c.play(answer, request, r) {
+		_, _ = io.Copy(request.tunnel(u), r)
+	}
+}
+
+// watch is how each connection has ended after a while.
+func (u *scriptedUpstreams) watch() (ends []string) {
+	u.mu.Lock()
+	conns := u.conns
+	u.mu.Unlock()
+	for _, c := range conns {
+		ends = append(ends, c.upstream.name+" "+c.wire.watch())
+	}
+	return ends
+}
+
+// hangUp closes all connections that do not end because the clients' have.
+func (u *scriptedUpstreams) hangUp() {
+	u.mu.Lock()
+	conns := u.conns
+	u.mu.Unlock()
+	for _, c := range conns {
+		c.until(100*time.Millisecond, func([]byte) bool { return false })
+		c.c.Close()
 	}
 }
 

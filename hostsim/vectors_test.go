@@ -175,7 +175,9 @@ func runVector(t *testing.T, v *vector, bootstrap, cache string) {
 	}
 }
 
-// ask sends a request of the vectors and says how it ended.
+// ask sends a request of the vectors and says how it ended. When it returns the
+// plugin has heard of the end of the stream: only then the connection, whose
+// client has no more to say, is closed.
 func ask(t *testing.T, address, name, end string) vectorResult {
 	request := map[string]string{
 		"get":  "GET / HTTP/1.1\r\nHost: example.com\r\nUser-Agent: t/1\r\nX-Test: 1\r\n\r\n",
@@ -188,7 +190,15 @@ func ask(t *testing.T, address, name, end string) vectorResult {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer c.Close()
+	r := bufio.NewReader(c)
+	defer func() {
+		c.(*net.TCPConn).CloseWrite()
+		c.SetReadDeadline(time.Now().Add(20 * time.Second))
+		if _, err := io.Copy(io.Discard, r); errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("%s: the connection stays open", name)
+		}
+		c.Close()
+	}()
 	if _, err := io.WriteString(c, request); err != nil {
 		t.Fatal(err)
 	}
@@ -197,7 +207,6 @@ func ask(t *testing.T, address, name, end string) vectorResult {
 		patience = 300 * time.Millisecond
 	}
 	c.SetReadDeadline(time.Now().Add(patience))
-	r := bufio.NewReader(c)
 	head, err := readHead(r)
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):

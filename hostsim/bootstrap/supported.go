@@ -102,6 +102,12 @@ var supported = map[protoreflect.FullName]string{
 	"envoy.config.common.mutation_rules.v3.HeaderMutation":                                            "remove append remove_on_match",
 	"envoy.config.common.mutation_rules.v3.HeaderMutation.RemoveOnMatch":                              "key_matcher",
 
+	"envoy.extensions.filters.network.wasm.v3.Wasm":                                        "config",
+	"envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy":                               "stat_prefix cluster weighted_clusters metadata_match idle_timeout max_connect_attempts max_downstream_connection_duration access_log access_log_options",
+	"envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.WeightedCluster":               "clusters",
+	"envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.WeightedCluster.ClusterWeight": "name weight metadata_match",
+	"envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.TcpAccessLogOptions":           "flush_access_log_on_connected flush_access_log_on_start",
+
 	"envoy.config.accesslog.v3.AccessLog":                                     "name typed_config filter",
 	"envoy.extensions.access_loggers.file.v3.FileAccessLog":                   "path log_format format json_format typed_json_format",
 	"envoy.extensions.access_loggers.stream.v3.StdoutAccessLog":               "log_format",
@@ -260,7 +266,7 @@ var limits = map[protoreflect.FullName]limit{
 	"envoy.config.core.v3.TransportSocket.typed_config":                                                             {types: "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"},
 	"envoy.extensions.upstreams.http.v3.HttpProtocolOptions.UseDownstreamHttpConfig.http_protocol_options":          {fields: upstreamHTTP1},
 	"envoy.extensions.upstreams.http.v3.HttpProtocolOptions.AutoHttpConfig.http_protocol_options":                   {fields: upstreamHTTP1},
-	"envoy.config.listener.v3.Filter.typed_config":                                                                  {types: "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"},
+	"envoy.config.listener.v3.Filter.typed_config":                                                                  {types: "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy envoy.extensions.filters.network.wasm.v3.Wasm"},
 	"envoy.config.accesslog.v3.AccessLog.typed_config":                                                              {types: "envoy.extensions.access_loggers.file.v3.FileAccessLog envoy.extensions.access_loggers.stream.v3.StdoutAccessLog envoy.extensions.access_loggers.stream.v3.StderrAccessLog"},
 	"envoy.config.accesslog.v3.ExtensionFilter.typed_config":                                                        {types: "envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter"},
 	"envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.forward_client_cert_details": {values: "SANITIZE ALWAYS_FORWARD_ONLY"},

@@ -11,7 +11,7 @@ import (
 // clusterStats are the stats of a cluster, by Envoy's names; see newClusterStats.
 type clusterStats struct {
 	rqRxReset, rqTxReset, cxTotal, cxActive, cxHTTP1, cxHTTP2, cxConnectFail, cxConnectTimeout, cxOverflow, cxIdleTimeout, cxMaxRequests, cxMaxDuration *Stat
-	cxProtocolError, cxCloseNotify, cxNoneHealthy                                                                                                       *Stat
+	cxProtocolError, cxCloseNotify, cxNoneHealthy, cxAttemptsExceeded                                                                                   *Stat
 	cxDestroy, cxDestroyLocal, cxDestroyRemote                                                                                                          *Stat
 	cxDestroyBusy, cxDestroyLocalBusy, cxDestroyRemoteBusy                                                                                              *Stat
 
@@ -50,6 +50,7 @@ func newClusterStats(stats *Stats, prefix string) *clusterStats {
 		"upstream_cx_protocol_error":                &c.cxProtocolError,
 		"upstream_cx_close_notify":                  &c.cxCloseNotify,
 		"upstream_cx_none_healthy":                  &c.cxNoneHealthy,
+		"upstream_cx_connect_attempts_exceeded":     &c.cxAttemptsExceeded,
 		"upstream_cx_destroy":                       &c.cxDestroy,
 		"upstream_cx_destroy_local":                 &c.cxDestroyLocal,
 		"upstream_cx_destroy_remote":                &c.cxDestroyRemote,
@@ -114,7 +115,7 @@ func newClusterStats(stats *Stats, prefix string) *clusterStats {
 		"assignment_stale", "assignment_timeout_received", "assignment_use_cached", "bind_errors", "lb_local_cluster_not_ok",
 		"lb_recalculate_zone_structures", "lb_subsets_removed", "lb_zone_cluster_too_small", "lb_zone_no_capacity_left",
 		"lb_zone_routing_all_directly", "lb_zone_routing_cross_zone", "lb_zone_routing_sampled",
-		"original_dst_host_invalid", "update_empty", "upstream_cx_connect_attempts_exceeded",
+		"original_dst_host_invalid", "update_empty",
 		"upstream_cx_connect_with_0_rtt", "upstream_cx_http3_total",
 		"upstream_cx_pool_overflow", "upstream_flow_control_backed_up_total",
 		"upstream_flow_control_drained_total", "upstream_flow_control_paused_reading_total",

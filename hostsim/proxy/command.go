@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"cmp"
 	"encoding/json"
 	"net"
 	"os"
@@ -163,7 +164,7 @@ var commands = withTLS(map[string]commandKind{
 	"UPSTREAM_CONNECTION_ID":                number(func(s *stream) int64 { return s.upstreamConnectionID() }),
 	"UPSTREAM_TRANSPORT_FAILURE_REASON":     word(func(s *stream) string { return strings.ReplaceAll(s.upstreamMeter.failure, " ", "_") }),
 	"UPSTREAM_DETECTED_CLOSE_TYPE":          word(func(s *stream) string { return s.upstreamCloseType() }),
-	"UPSTREAM_LOCAL_CLOSE_REASON":           never(bare),
+	"UPSTREAM_LOCAL_CLOSE_REASON":           word(func(s *stream) string { return s.upstreamReason }),
 	"UPSTREAM_HOSTS_ATTEMPTED":              word(func(s *stream) string { return s.tried(func(h *host) string { return h.address }) }),
 	"UPSTREAM_HOSTS_ATTEMPTED_WITHOUT_PORT": word(func(s *stream) string { return s.tried(func(h *host) string { return withoutPort(h.address) }) }),
 	"UPSTREAM_HOST_NAMES_ATTEMPTED":         word(func(s *stream) string { return s.tried((*host).namedAs) }),
@@ -185,8 +186,8 @@ var commands = withTLS(map[string]commandKind{
 	"DOWNSTREAM_DIRECT_LOCAL_ADDRESS":               word(func(s *stream) string { return s.conn.local }),
 	"DOWNSTREAM_DIRECT_LOCAL_ADDRESS_WITHOUT_PORT":  word(func(s *stream) string { return withoutPort(s.conn.local) }),
 	"DOWNSTREAM_DIRECT_LOCAL_PORT":                  number(func(s *stream) int64 { return portOf(s.conn.local) }),
-	"DOWNSTREAM_DETECTED_CLOSE_TYPE":                word(func(s *stream) string { return "Normal" }),
-	"DOWNSTREAM_LOCAL_CLOSE_REASON":                 never(bare),
+	"DOWNSTREAM_DETECTED_CLOSE_TYPE":                word(func(s *stream) string { return cmp.Or(s.clientClose, "Normal") }),
+	"DOWNSTREAM_LOCAL_CLOSE_REASON":                 word(func(s *stream) string { return s.closeReason }),
 	"DOWNSTREAM_TRANSPORT_FAILURE_REASON":           never(bare),
 	"CONNECTION_TERMINATION_DETAILS":                never(bare),
 	"DOWNSTREAM_PEER_OTHERNAME_SAN":                 never(bare),
@@ -201,7 +202,12 @@ var commands = withTLS(map[string]commandKind{
 	"SPAN_ID":                                       never(bare),
 
 	"CONNECTION_ID": number(func(s *stream) int64 { return int64(s.conn.id) }),
-	"STREAM_ID":     word(func(s *stream) string { return s.request.value("x-request-id") }),
+	"STREAM_ID": word(func(s *stream) string {
+		if s.streamID[0] != 0 {
+			return string(s.streamID[:])
+		}
+		return s.request.value("x-request-id")
+	}),
 	"UNIQUE_ID": simple(func(dst []byte, _ *stream) ([]byte, kind) {
 		id := newRequestID()
 		return append(dst, id[:]...), text
@@ -270,7 +276,7 @@ func portOf(address string) int64 {
 // upstreamProtocol is there once an upstream connection is.
 func (s *stream) upstreamProtocol() string {
 	switch {
-	case s.lastUpstream == nil:
+	case s.lastUpstream == nil || s.hcm.tcp != nil:
 		return ""
 	case s.lastUpstream.http2 != nil:
 		return "HTTP/2"
@@ -317,6 +323,13 @@ func (h *host) namedAs() string {
 // tried is the host of the last attempt, if there was a connection to it.
 // Envoy's list begins anew with each.
 func (s *stream) tried(name func(*host) string) string {
+	if s.hcm.tcp != nil {
+		var names []string
+		for _, h := range s.retry.tried {
+			names = append(names, name(h))
+		}
+		return strings.Join(names, ",")
+	}
 	if s.upstreamMeter.used == nil {
 		return ""
 	}
@@ -340,6 +353,9 @@ func (s *stream) connectionIDs() string {
 // upstreamCloseType is there once an attempt was made. Envoy tells resets from
 // the rest only where TLS or HTTP/2 does.
 func (s *stream) upstreamCloseType() string {
+	if s.hcm.tcp != nil {
+		return cmp.Or(s.upstreamClose, "Normal")
+	}
 	if s.upstreamMeter.asked.IsZero() {
 		return ""
 	}

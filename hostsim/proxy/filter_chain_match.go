@@ -3,6 +3,7 @@ package proxy
 import (
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
@@ -14,6 +15,9 @@ import (
 
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	tls_inspectorv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/tls_inspector/v3"
+	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	tcpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
+	networkwasmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/wasm/v3"
 )
 
 // This file is how a listener chooses one of its filter chains for a connection
@@ -22,8 +26,10 @@ import (
 
 // listenerChain is a filter chain with what it is chosen by.
 type listenerChain struct {
-	hcm *hcm
-	tls *transportSocket // nil: plain text
+	hcm     *hcm
+	tcp     *tcpProxy        // nil: it ends in hcm
+	filters []*wasmFactory   // before either
+	tls     *transportSocket // nil: plain text
 
 	// All of these have to match; an empty list and "" are any.
 	ports                                []string // of the listener's side
@@ -227,7 +233,7 @@ func (c *connection) secureBy(l *listener) (ok, byPeer bool) {
 		resetIfPeeked(c.Conn, seen)
 		return false, false
 	}
-	c.hcm, c.serverName = chain.hcm, seen.serverName
+	c.hcm, c.chain, c.serverName = chain.hcm, chain, seen.serverName
 	c.in.received, c.in.buffering = chain.hcm.stats.bytesReceived, chain.hcm.stats.bytesBuffered
 	if chain.tls == nil {
 		if len(seen.read) > 0 {
@@ -288,8 +294,50 @@ func (l *listener) inspected(i *inspection) {
 
 // ---- from the configuration
 
-func (b *builder) listenerChain(path string, c *listenerv3.FilterChain, m *hcm) (*listenerChain, error) {
-	chain := &listenerChain{hcm: m}
+// networkFilters reads the filters of a chain, the last of which is a connection
+// manager or tcp_proxy.
+func (b *builder) networkFilters(path string, chain *listenerChain, list []*listenerv3.Filter) error {
+	for i, f := range list {
+		path := at(path, "filters", i) + ".typed_config"
+		msg, err := b.boot.Unpack(f.GetTypedConfig(), path)
+		if err != nil {
+			return err
+		}
+		last := true
+		switch c := msg.(type) {
+		case *hcmv3.HttpConnectionManager:
+			chain.hcm, err = b.hcm(path, c)
+		case *tcpv3.TcpProxy:
+			chain.tcp, chain.hcm, err = b.tcpProxy(path, c)
+		case *networkwasmv3.Wasm:
+			last = false
+			var factory filterFactory
+			if factory, err = b.wasm(path+".config", c.GetConfig()); err == nil {
+				chain.filters = append(chain.filters, factory.(*wasmFactory))
+			}
+		default:
+			err = b.boot.Unsupported(path, fmt.Sprintf("the network filter %s", msg.ProtoReflect().Descriptor().FullName()))
+		}
+		switch {
+		case err != nil:
+			return err
+		case last && i < len(list)-1:
+			return b.boot.Errorf(path, "terminal filter named %s must be the last filter in a network filter chain", f.GetName())
+		case !last && i == len(list)-1:
+			return b.boot.Errorf(path, "non-terminal filter named %s is the last filter in a network filter chain", f.GetName())
+		}
+	}
+	if len(list) == 0 {
+		return b.boot.Unsupported(path, "a filter chain without filters")
+	}
+	return nil
+}
+
+func (b *builder) listenerChain(path string, c *listenerv3.FilterChain) (*listenerChain, error) {
+	chain := &listenerChain{}
+	if err := b.networkFilters(path, chain, c.GetFilters()); err != nil {
+		return nil, err
+	}
 	match := c.GetFilterChainMatch()
 	chain.transport, chain.protocols = match.GetTransportProtocol(), match.GetApplicationProtocols()
 	for i, name := range match.GetServerNames() {

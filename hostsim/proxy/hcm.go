@@ -21,6 +21,7 @@ type hcm struct {
 	chainMetadata         *corev3.Metadata
 	direction             corev3.TrafficDirection
 	admin                 func(AdminRequest) AdminResponse // instead of routes; nil: this is no admin interface
+	tcp                   *tcpProxy                        // what it stands in for; nil: it is a connection manager
 
 	codecType hcmv3.HttpConnectionManager_CodecType
 	http2     http2Options

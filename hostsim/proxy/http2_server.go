@@ -185,7 +185,7 @@ func (h *http2Server) connectionOf(st *http2Stream) *connection {
 		return nil
 	}
 	sub := &connection{
-		Conn: st, server: s, hcm: c.hcm, id: c.id, worker: c.worker, remote: c.remote, local: c.local,
+		Conn: st, server: s, hcm: c.hcm, session: c.session, id: c.id, worker: c.worker, remote: c.remote, local: c.local,
 		remoteIP: c.remoteIP, loopback: c.loopback, http2: st, server2: h, alpn: c.alpn, secure: c.secure, serverName: c.serverName, listener: c.listener,
 	}
 	sub.in.conn = st
@@ -428,6 +428,9 @@ func (c *connection) whyGone() (details, flags string) {
 		case errors.As(err, &e):
 			return e.details, "DPE"
 		}
+	}
+	if details, ok := c.hungUp(); ok {
+		return details, "DC"
 	}
 	return "downstream_remote_disconnect", "DC"
 }

@@ -81,6 +81,8 @@ type connection struct {
 	server        *Server
 	listener      *listener
 	hcm           *hcm
+	chain         *listenerChain
+	session       *session // of network filters in front of the connection manager
 	id            uint64
 	worker        int
 	remote, local string
@@ -128,6 +130,10 @@ func (c *connection) serve() {
 		c.server.forget(c)
 		return
 	}
+	if c.chain.tcp != nil {
+		c.serveTCP()
+		return
+	}
 	m := c.hcm
 	m.stats.connections.Add(1)
 	m.stats.activeConnections.Add(1)
@@ -162,6 +168,20 @@ func (c *connection) serve() {
 		if c.shakeHands() != nil {
 			return // for Envoy it is always the client who ends it
 		}
+	}
+	if len(c.chain.filters) > 0 {
+		wait, err := c.filtered()
+		if err != nil {
+			return
+		}
+		m = c.hcm
+		defer func() {
+			if _, ok := c.hungUp(); ok {
+				byPeer = false
+			}
+			c.Close()
+			wait()
+		}()
 	}
 	for {
 		var more bool
@@ -351,7 +371,7 @@ func (s *Server) newConnection(l *listener, worker int, conn net.Conn) *connecti
 		remote: conn.RemoteAddr().String(), local: conn.LocalAddr().String()}
 	c.in.conn = conn
 	if l.plain != nil {
-		c.hcm = l.plain.hcm
+		c.hcm, c.chain = l.plain.hcm, l.plain
 		c.in.received, c.in.buffering = c.hcm.stats.bytesReceived, c.hcm.stats.bytesBuffered
 	}
 	c.remoteIP = withoutPort(c.remote)

@@ -63,9 +63,10 @@ func (b *builder) logFilter(path string, c *accesslogv3.AccessLogFilter) (condit
 		}
 		return fraction(share), nil
 	case *accesslogv3.AccessLogFilter_LogTypeFilter:
-		// hostsim logs a stream once, at its end.
-		listed := slices.Contains(f.LogTypeFilter.GetTypes(), datav3.AccessLogType_DownstreamEnd)
-		return func(*stream) bool { return listed != f.LogTypeFilter.GetExclude() }, nil
+		types, exclude := f.LogTypeFilter.GetTypes(), f.LogTypeFilter.GetExclude()
+		return func(s *stream) bool {
+			return slices.Contains(types, datav3.AccessLogType(datav3.AccessLogType_value[s.accessLogType()])) != exclude
+		}, nil
 	case *accesslogv3.AccessLogFilter_GrpcStatusFilter:
 		statuses, exclude := f.GrpcStatusFilter.GetStatuses(), f.GrpcStatusFilter.GetExclude()
 		return func(s *stream) bool {

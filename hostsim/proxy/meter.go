@@ -6,6 +6,8 @@ type meter struct {
 	headSent       int
 	trailersSent   int64
 	consumed, sent int64 // of the connection, before the stream
+
+	taken, given int64 // by tcp_proxy, see session
 }
 
 func (m *meter) begin(c *connection) {
@@ -81,6 +83,9 @@ func (s *stream) wireReceived() int64 {
 	if st := s.conn.http2; st != nil {
 		return st.count(&st.wireIn)
 	}
+	if s.hcm.tcp != nil {
+		return s.meter.taken
+	}
 	if s.upstreamMeter.tunnel {
 		return int64(len(s.meter.head)) + s.bytesReceived.Load()
 	}
@@ -97,6 +102,9 @@ func (s *stream) wireSent() int64 {
 	}
 	if st := s.conn.http2; st != nil {
 		return st.count(&st.wireOut)
+	}
+	if s.hcm.tcp != nil {
+		return s.meter.given
 	}
 	if s.status == 101 { // what is tunnelled does not go through the buffer
 		return int64(s.meter.headSent) + s.bytesSent.Load()

@@ -138,6 +138,14 @@ func (e *connectError) Error() string {
 	return "remote connection failure"
 }
 
+// why is the transport's reason; "" where there is none.
+func (e *connectError) why() string {
+	if e.cause != "" {
+		return "delayed connect error: " + e.cause
+	}
+	return e.failure
+}
+
 // acquire gives a connection for the stream's request: an idle one, or the
 // first that becomes free, be it one that is made for the request or one that
 // another request gives back.

@@ -94,7 +94,7 @@ func (s *stream) requestProperty(name string, fields, over bool) any {
 	h := &s.request
 	switch name {
 	case "protocol":
-		return s.protocol
+		return nonEmpty(s.protocol)
 	case "time":
 		return s.start.UnixNano()
 	case "size":
@@ -192,6 +192,8 @@ func (s *stream) responseProperty(name string, fields bool) any {
 		return s.bytesSent.Load() + int64(h.byteSize())
 	case "headers", "headers\x00":
 		return h
+	case "trailers", "trailers\x00":
+		return &s.responseTrailers
 	}
 	if s.response.Len() == 0 {
 		return nil
@@ -275,6 +277,14 @@ func (s *stream) xdsProperty(name string) any {
 		return nil
 	}
 	r := s.findRoute()
+	if s.hcm.tcp != nil && s.clusterName != "" {
+		switch name {
+		case "cluster_name":
+			return s.clusterName
+		case "cluster_metadata":
+			return ""
+		}
+	}
 	if r == nil {
 		return nil
 	}

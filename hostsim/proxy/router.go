@@ -312,13 +312,9 @@ func (s *stream) failed(err error) *localReply {
 			r.headers = [][2]string{{"x-envoy-overloaded", "true"}}
 		}
 	case errors.As(err, &connect):
-		if connect.failure != "" {
-			s.upstreamMeter.failure = connect.failure
-			cause = "|" + connect.failure
-		}
-		if connect.cause != "" {
-			s.upstreamMeter.failure = "delayed connect error: " + connect.cause
-			cause = "|" + s.upstreamMeter.failure
+		if why := connect.why(); why != "" {
+			s.upstreamMeter.failure = why
+			cause = "|" + why
 		}
 	case errors.Is(err, errHTTP2Reset):
 		r.flags, reason = "UR", resetReason(err)
@@ -736,6 +732,10 @@ func (s *stream) relay(r *route, up *upstreamConn) *localReply {
 		return reply
 	}
 	chunked := s.writeHead(s.encoding.headOnly)
+	if _, gone := s.conn.hungUp(); gone {
+		s.uploadResult(up, true)
+		return s.failed(errDownstream)
+	}
 	if tunnel {
 		s.tunnel(up)
 		return nil

@@ -7,7 +7,6 @@ package proxy
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"log/slog"
 	"math"
@@ -21,7 +20,6 @@ import (
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
-	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	"google.golang.org/protobuf/proto"
 
 	"switchyard/hostsim/bootstrap"
@@ -259,34 +257,18 @@ func (b *builder) listener(path string, c *listenerv3.Listener) (*listener, erro
 		return nil, err
 	}
 	for i, chain := range chains {
-		path, chainPath := at(path, "filter_chains", i), at(path, "filter_chains", i)
+		chainPath := at(path, "filter_chains", i)
 		if i == len(c.GetFilterChains()) {
-			path = strings.TrimSuffix(path, itoa(i)+"]")
-			path, chainPath = strings.TrimSuffix(path, "filter_chains[")+"default_filter_chain", strings.TrimSuffix(path, "filter_chains[")+"default_filter_chain"
+			chainPath = path + ".default_filter_chain"
 		}
-		if len(chain.GetFilters()) != 1 {
-			return nil, b.boot.Unsupported(path, "more than one network filter")
-		}
-		path = at(path, "filters", 0) + ".typed_config"
-		msg, err := b.boot.Unpack(chain.GetFilters()[0].GetTypedConfig(), path)
+		compiled, err := b.listenerChain(chainPath, chain)
 		if err != nil {
 			return nil, err
 		}
-		manager, ok := msg.(*hcmv3.HttpConnectionManager)
-		if !ok {
-			return nil, b.boot.Unsupported(path, fmt.Sprintf("the network filter %s", msg.ProtoReflect().Descriptor().FullName()))
-		}
-		m, err := b.hcm(path, manager)
-		if err != nil {
-			return nil, err
-		}
+		m := compiled.hcm
 		m.listener, m.filterChain = c.GetName(), chain.GetName()
 		m.bufferLimit = limitOf(c.GetPerConnectionBufferLimitBytes(), bufferLimit)
 		m.listenerMetadata, m.chainMetadata, m.direction = c.GetMetadata(), chain.GetMetadata(), c.GetTrafficDirection()
-		compiled, err := b.listenerChain(chainPath, chain, m)
-		if err != nil {
-			return nil, err
-		}
 		if i == len(c.GetFilterChains()) {
 			l.defaultChain = compiled
 		} else {
@@ -392,6 +374,9 @@ func (s *Server) Close() {
 			c.Close()
 			if up := c.stream.upstream.Load(); up != nil {
 				up.Close()
+			}
+			if c.session != nil {
+				c.session.outer.SetDeadline(past)
 			}
 		}
 		s.conns.open = nil

@@ -104,6 +104,12 @@ type stream struct {
 	bytesReceived   atomic.Int64
 	bytesSent       atomic.Int64
 	upstream        atomic.Pointer[upstreamConn] // Close ends it
+
+	// Of a session, see there.
+	closeReason                string // why it was closed here
+	upstreamReason             string // ... and the upstream's connection
+	clientClose, upstreamClose string // how each end's connection has ended; "": normally
+	streamID                   [36]byte
 }
 
 var errDownstream = errors.New("downstream is gone")
@@ -162,6 +168,7 @@ func (s *stream) begin() {
 	s.released, s.answerShown = false, false
 	s.beginIterations()
 	clear(s.filterState)
+	s.conn.shareState(s)
 	clear(s.metadata)
 	s.setCookies = s.setCookies[:0]
 	s.random, s.localBody, s.client = 0, "", ""
@@ -519,6 +526,9 @@ func (s *stream) writeHead(endStream bool) (chunked bool) {
 	s.conn.out = s.hcm.codec.appendResponse(s.conn.out, h, s.http11, chunked, zero)
 	s.meter.headSent = len(s.conn.out) - before
 	s.replyBegun = time.Now()
+	if s.conn.session != nil && !endStream { // network filters see the head apart
+		s.conn.flush()
+	}
 	return chunked && !s.head
 }
 

@@ -11,6 +11,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"slices"
@@ -325,7 +326,7 @@ func (t *tlsTransport) Read(p []byte) (n int, err error) {
 	case err != nil:
 		return 0, err
 	case n == 0:
-		return 0, net.ErrClosed
+		return 0, io.EOF
 	}
 	return n, nil
 }

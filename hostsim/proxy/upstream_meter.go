@@ -86,6 +86,9 @@ func (m *upstreamMeter) fieldsOfHeads() int64 { return m.fields + fieldBytes(m.h
 // upstreamWire is all that was received and sent.
 func (s *stream) upstreamWire() (received, sent int64) {
 	m := &s.upstreamMeter
+	if s.hcm.tcp != nil {
+		return s.meter.given, s.meter.taken
+	}
 	m.over()
 	if m.tunnel {
 		return m.received + s.bytesSent.Load(), m.sent + s.bytesReceived.Load()

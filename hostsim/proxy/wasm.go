@@ -29,6 +29,8 @@ type wasmFilter struct {
 
 	request, response guestView
 	logging, over     bool
+
+	network *networkFilter // what it is a part of; nil: an HTTP filter
 }
 
 // guestView is what the guest can reach of one direction. A header map is
@@ -256,6 +258,9 @@ func (g guestHeaders) Replace(name, value string) {
 }
 
 func (w *wasmFilter) Buffer(t abi.BufferType) vm.Buffer {
+	if w.network != nil {
+		return w.network.buffer(t)
+	}
 	g, it := &w.request, &w.stream.decoding
 	switch t {
 	case abi.BufferRequestBody:
@@ -285,7 +290,7 @@ func (b guestBuffer) Replace(start, length int, value []byte) {
 }
 
 func (w *wasmFilter) ClearRouteCache() {
-	if !w.over {
+	if !w.over && w.network == nil {
 		w.stream.clearRoute()
 	}
 }
@@ -297,6 +302,9 @@ func (w *wasmFilter) SetProperty(path string, value []byte) abi.Status {
 }
 
 func (w *wasmFilter) SendLocalResponse(code uint32, details string, body []byte, headers [][2]string, grpcStatus int32) {
+	if w.network != nil {
+		return
+	}
 	if w.over {
 		w.crash("proxy_send_local_response when the stream is over")
 		return
@@ -305,7 +313,11 @@ func (w *wasmFilter) SendLocalResponse(code uint32, details string, body []byte,
 }
 
 func (w *wasmFilter) Continue(t abi.StreamType) {
-	if w.over {
+	if w.network != nil {
+		w.network.resume(t)
+		return
+	}
+	if w.over || t == abi.StreamDownstream {
 		return
 	}
 	it := &w.stream.decoding
@@ -327,10 +339,12 @@ func (w *wasmFilter) Continue(t abi.StreamType) {
 
 func (w *wasmFilter) Close(t abi.StreamType) {
 	switch {
+	case w.network != nil:
+		w.network.hangUp(t)
 	case w.over:
 	case t == abi.StreamRequest:
 		w.stream.reset("wasm_close_stream")
-	default:
+	case t == abi.StreamResponse:
 		w.stream.reset("")
 	}
 }

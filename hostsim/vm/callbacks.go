@@ -25,14 +25,14 @@ const (
 	onGrpcClose
 	onGrpcReceiveInitialMetadata
 	onGrpcReceiveTrailingMetadata
-
-	// Those below are never called yet, but their signatures are checked.
-	validateConfiguration
 	onNewConnection
 	onDownstreamData
 	onUpstreamData
 	onDownstreamConnectionClose
 	onUpstreamConnectionClose
+
+	// Those below are never called yet, but their signatures are checked.
+	validateConfiguration
 	onRequestMetadata
 	onResponseMetadata
 	onForeignFunction

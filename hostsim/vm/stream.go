@@ -27,7 +27,8 @@ type Buffer interface {
 }
 
 // Stream is what a stream context acts on: the data plane's side of one HTTP
-// filter on one stream. Its methods are called while a callback of any context
+// filter on one stream, or of a network filter on one connection, and which of
+// Continue's and Close's directions it heeds depends on that. Its methods are called while a callback of any context
 // of the same VM runs, because a guest may choose the context that hostcalls
 // act on; SendLocalResponse, Continue and Close right after that callback, in
 // the order in which the guest asked for them, as Envoy does it. They may lead

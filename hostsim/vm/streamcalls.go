@@ -74,8 +74,6 @@ func (c *hostContext) continueStream(t uint32) abi.Status {
 	switch {
 	case t > uint32(abi.StreamUpstream):
 		return abi.StatusBadArgument
-	case t == uint32(abi.StreamDownstream):
-		return abi.StatusOK
 	case t == uint32(abi.StreamUpstream):
 		return abi.StatusUnimplemented
 	case c.stream == nil:
@@ -84,7 +82,7 @@ func (c *hostContext) continueStream(t uint32) abi.Status {
 	if !c.instance.afford(0) {
 		return abi.StatusInternalFailure
 	}
-	c.requestGone = true
+	c.requestGone = c.requestGone || t != uint32(abi.StreamDownstream)
 	stream := c.stream
 	c.instance.after(func() { stream.Continue(abi.StreamType(t)) })
 	return abi.StatusOK
@@ -95,7 +93,7 @@ func proxyCloseStream(v *instance, stack []uint64) abi.Status {
 	switch {
 	case t > uint32(abi.StreamUpstream):
 		return abi.StatusBadArgument
-	case c.stream == nil || t > uint32(abi.StreamResponse):
+	case c.stream == nil:
 		return abi.StatusOK
 	}
 	if !v.afford(0) {

@@ -7,6 +7,11 @@
 //! their order and what they give goes into a trace, which `dump` sends as a
 //! local response and empties.
 //!
+//! A TCP connection does what the plugin's configuration says, if that is such a
+//! list; besides, what a client sends may begin with a line "DO " and a list,
+//! which the plugin takes away. `spill N` puts the trace in front of what is in
+//! buffer N and empties it.
+//!
 //! Build: cargo build --release --target wasm32-unknown-unknown
 
 use std::cell::RefCell;
@@ -59,6 +64,7 @@ struct State {
     scripts: HashMap<u32, Vec<(String, String)>>,
     calls: HashMap<(u32, String), u32>, // of a callback of a context, so far
     owner: HashMap<u32, u32>,           // of a callout: the context that made it
+    parent: HashMap<u32, u32>,          // the root context of a context
     ticking: u32,                       // the context that wants ticks
     queueing: u32,                      // the context that wants news of queues
     trace: String,
@@ -208,6 +214,11 @@ fn step_of(owner: u32, step: &str, action: &mut i32) {
             "dump" => {
                 let text = with(|s| std::mem::take(&mut s.trace));
                 proxy_send_local_response(200, std::ptr::null(), 0, text.as_ptr(), text.len(), std::ptr::null(), 0, -1);
+                return;
+            }
+            "spill" => {
+                let text = with(|s| std::mem::take(&mut s.trace));
+                proxy_set_buffer_bytes(num(1) as i32, 0, 0, text.as_ptr(), text.len());
                 return;
             }
             "forget" => {
@@ -367,7 +378,9 @@ pub extern "C" fn malloc(n: usize) -> *mut u8 {
 #[no_mangle]
 pub extern "C" fn proxy_abi_version_0_2_1() {}
 #[no_mangle]
-pub extern "C" fn proxy_on_context_create(_: u32, _: u32) {}
+pub extern "C" fn proxy_on_context_create(id: u32, parent: u32) {
+    with(|s| s.parent.insert(id, parent));
+}
 #[no_mangle]
 pub extern "C" fn proxy_on_vm_start(_: u32, _: u32) -> i32 {
     1
@@ -420,6 +433,42 @@ pub extern "C" fn proxy_on_response_trailers(id: u32, n: u32) -> i32 {
     run(id, "rst", &n.to_string())
 }
 #[no_mangle]
+pub extern "C" fn proxy_on_new_connection(id: u32) -> i32 {
+    with(|s| {
+        let root = s.parent.get(&id).copied().unwrap_or(0);
+        if let Some(steps) = s.scripts.get(&root).cloned() {
+            s.scripts.insert(id, steps);
+        }
+    });
+    run(id, "new", "")
+}
+#[no_mangle]
+pub extern "C" fn proxy_on_downstream_data(id: u32, n: usize, end: u32) -> i32 {
+    let (mut n, mut p, mut got) = (n, std::ptr::null_mut(), 0);
+    unsafe { proxy_get_buffer_bytes(2, 0, n, &mut p, &mut got) };
+    let data = taken(p, got);
+    if data.starts_with(b"DO ") {
+        if let Some(line) = data.iter().position(|c| *c == b'\n') {
+            learn(id, &String::from_utf8_lossy(&data[3..line]));
+            unsafe { proxy_set_buffer_bytes(2, 0, line + 1, std::ptr::null(), 0) };
+            n -= line + 1;
+        }
+    }
+    run(id, "down", &format!("{} {}", n, end))
+}
+#[no_mangle]
+pub extern "C" fn proxy_on_upstream_data(id: u32, n: u32, end: u32) -> i32 {
+    run(id, "up", &format!("{} {}", n, end))
+}
+#[no_mangle]
+pub extern "C" fn proxy_on_downstream_connection_close(id: u32, by: u32) {
+    run(id, "downclosed", &by.to_string());
+}
+#[no_mangle]
+pub extern "C" fn proxy_on_upstream_connection_close(id: u32, by: u32) {
+    run(id, "upclosed", &by.to_string());
+}
+#[no_mangle]
 pub extern "C" fn proxy_on_log(id: u32) {
     run(id, "log", "");
 }
@@ -432,6 +481,7 @@ pub extern "C" fn proxy_on_delete(id: u32) {
     run(id, "delete", "");
     with(|s| {
         s.scripts.remove(&id);
+        s.parent.remove(&id);
         s.calls.retain(|k, _| k.0 != id);
     });
 }

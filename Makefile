@@ -173,6 +173,12 @@ h2spec: build envoy .tools/h2spec ## Hold hostsim's HTTP/2 against h2spec, besid
 .tools/h2spec: | go
 	GOBIN='$(abspath .tools)' $(GO) install github.com/summerwind/h2spec/cmd/h2spec@v2.2.1
 
+# The hammer tests do more here than in `make test`, and so do all that
+# run plugins on several workers.
+.PHONY: race
+race: build ## Run hostsim's tests for many at a time with the race detector
+	$(GO) test -race -timeout 20m -run 'Hammer|Load|Share|Callouts|Parallel|Ticks|Sockets' ./hostsim/vm ./hostsim/proxy ./hostsim/hostsimtest ./hostsim
+
 .PHONY: soak
 soak: build envoy ## Send a million mixed requests to a real Envoy; nothing may trap, and its memory must not grow
 	ENVOY='$(abspath $(envoy))' E2E_REQUIRE=plugin,envoy $(GO) test -tags soak -run '^TestSoak$$' -count 1 -v -timeout 1h ./e2e
@@ -205,7 +211,7 @@ fuzz: go ## Run every fuzz test for FUZZTIME
 	done
 
 .PHONY: bench
-bench: go ## Run every benchmark
+bench: build ## Run every benchmark
 	$(GO) test -run '^$$' -bench . -benchmem ./...
 
 .PHONY: sockets

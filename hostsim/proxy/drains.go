@@ -82,7 +82,7 @@ func (c *connection) awaitDrainDeadline() {
 	last := time.Until(s.drains.deadline) - c.hcm.drainTimeout
 	first := max(last-(s.options.DrainTime-c.hcm.drainTimeout-s.options.DrainTime*2/3), 0)
 	if c.hcm.drainTimeout < s.options.DrainTime/3 && last > first {
-		time.AfterFunc(first+rand.N(last-first), c.drainDeadline)
+		c.drainTimer.Store(time.AfterFunc(first+rand.N(last-first), c.drainDeadline))
 	}
 }
 

@@ -110,12 +110,13 @@ type connection struct {
 	unmatched bool // no filter chain is for it
 	life      lifetime
 
-	watching chan struct{} // closed when the watcher is through
-	ready    atomic.Bool   // its connection manager is known
-	idle     atomic.Bool   // waits for a request
-	deadline atomic.Bool   // drainDeadline wants something
-	tunnel   atomic.Pointer[tunnel]
-	frames   atomic.Pointer[http2Server] // its streams are connections of their own
+	watching   chan struct{} // closed when the watcher is through
+	ready      atomic.Bool   // its connection manager is known
+	idle       atomic.Bool   // waits for a request
+	deadline   atomic.Bool   // drainDeadline wants something
+	tunnel     atomic.Pointer[tunnel]
+	drainTimer atomic.Pointer[time.Timer]  // calls drainDeadline; nil: nothing does
+	frames     atomic.Pointer[http2Server] // its streams are connections of their own
 }
 
 func (c *connection) serve() {
@@ -385,6 +386,9 @@ func (s *Server) newConnection(l *listener, worker int, conn net.Conn) *connecti
 }
 
 func (s *Server) forget(c *connection) {
+	if t := c.drainTimer.Load(); t != nil { // which would keep all of the server until then
+		t.Stop()
+	}
 	s.conns.mu.Lock()
 	delete(s.conns.open, c)
 	s.conns.mu.Unlock()

@@ -71,7 +71,7 @@ type pool struct {
 	waiting    []*waiter       // requests without a connection, the oldest first
 	connecting int             // connections being made
 	open       int             // connections, also those being made
-	sweeping   bool            // a timer will look for connections idle too long
+	sweeper    *time.Timer     // will look for connections idle too long; nil: nothing does
 	closed     bool
 	http2      bool   // it is HTTP/2 because the clients' is
 	name       string // of the hosts of its requests, if that is of importance (auto_sni)
@@ -408,9 +408,8 @@ func (p *pool) ready(conn *upstreamConn) {
 	}
 	conn.idleSince = time.Now()
 	p.idle = append(p.idle, conn)
-	if wait := p.host.cluster.idleTimeout; wait > 0 && !p.sweeping {
-		p.sweeping = true
-		time.AfterFunc(wait, p.sweep)
+	if wait := p.host.cluster.idleTimeout; wait > 0 && p.sweeper == nil {
+		p.sweeper = time.AfterFunc(wait, p.sweep)
 	}
 }
 
@@ -590,7 +589,7 @@ func (p *pool) dropDead() {
 func (p *pool) sweep() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.sweeping = false
+	p.sweeper = nil
 	c := p.host.cluster
 	old := 0
 	for old < len(p.idle) && time.Since(p.idle[old].idleSince) >= c.idleTimeout {
@@ -600,8 +599,7 @@ func (p *pool) sweep() {
 	}
 	p.idle = append(p.idle[:0], p.idle[old:]...)
 	if len(p.idle) > 0 && !p.closed {
-		p.sweeping = true
-		time.AfterFunc(c.idleTimeout-time.Since(p.idle[0].idleSince), p.sweep)
+		p.sweeper = time.AfterFunc(c.idleTimeout-time.Since(p.idle[0].idleSince), p.sweep)
 	}
 }
 
@@ -610,6 +608,9 @@ func (p *pool) close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.closed = true
+	if p.sweeper != nil { // which would keep all of the server until then
+		p.sweeper.Stop()
+	}
 	for len(p.idle) > 0 {
 		p.drop(p.popIdle())
 	}

@@ -1,0 +1,5 @@
+//go:build race
+
+package hostsim
+
+const raceDetector = true

@@ -1,0 +1,52 @@
+;; A guest that does in each request what many VMs at a time can get wrong:
+;; it adds 1 to a number in the shared data, puts an item into a queue, counts,
+;; and calls the cluster web. What comes of it is counted too: requests, items,
+;; ticks, answers. The gauge total is the number after the last request.
+(module
+  (import "env" "proxy_get_shared_data" (func $get (param i32 i32 i32 i32 i32) (result i32)))
+  (import "env" "proxy_set_shared_data" (func $set (param i32 i32 i32 i32 i32) (result i32)))
+  (import "env" "proxy_register_shared_queue" (func $register (param i32 i32 i32) (result i32)))
+  (import "env" "proxy_enqueue_shared_queue" (func $enqueue (param i32 i32 i32) (result i32)))
+  (import "env" "proxy_dequeue_shared_queue" (func $dequeue (param i32 i32 i32) (result i32)))
+  (import "env" "proxy_define_metric" (func $define (param i32 i32 i32 i32) (result i32)))
+  (import "env" "proxy_increment_metric" (func $increment (param i32 i64) (result i32)))
+  (import "env" "proxy_record_metric" (func $record (param i32 i64) (result i32)))
+  (import "env" "proxy_set_tick_period_milliseconds" (func $period (param i32) (result i32)))
+  (import "env" "proxy_http_call" (func $call (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32) (result i32)))
+  (memory (export "memory") 1)
+  ;; names, in eights
+  (data (i32.const 0) "number  requestsitems   ticks   answers total   web     ")
+  ;; :method GET, :path /, :authority web
+  (data (i32.const 128) "\03\00\00\00\07\00\00\00\03\00\00\00\05\00\00\00\01\00\00\00\0a\00\00\00\03\00\00\00:method\00GET\00:path\00/\00:authority\00web\00")
+  (func (export "proxy_abi_version_0_2_1"))
+  (func (export "malloc") (param i32) (result i32) (i32.const 1024))
+  (func (export "proxy_on_context_create") (param i32 i32))
+  (func (export "proxy_on_vm_start") (param i32 i32) (result i32)
+    (drop (call $register (i32.const 16) (i32.const 5) (i32.const 80)))
+    (drop (call $define (i32.const 0) (i32.const 8) (i32.const 8) (i32.const 84)))
+    (drop (call $define (i32.const 0) (i32.const 16) (i32.const 5) (i32.const 88)))
+    (drop (call $define (i32.const 0) (i32.const 24) (i32.const 5) (i32.const 92)))
+    (drop (call $define (i32.const 0) (i32.const 32) (i32.const 7) (i32.const 96)))
+    (drop (call $define (i32.const 1) (i32.const 40) (i32.const 5) (i32.const 100)))
+    (drop (call $period (i32.const 1)))
+    ;; a cas of 0 always wins, so the number is made before two can want that
+    (if (call $get (i32.const 0) (i32.const 6) (i32.const 104) (i32.const 108) (i32.const 112))
+      (then (drop (call $set (i32.const 0) (i32.const 6) (i32.const 116) (i32.const 4) (i32.const 0)))))
+    (i32.const 1))
+  (func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32)
+    (loop $again
+      (drop (call $get (i32.const 0) (i32.const 6) (i32.const 104) (i32.const 108) (i32.const 112)))
+      (i32.store (i32.const 120) (i32.add (i32.load (i32.load (i32.const 104))) (i32.const 1)))
+      (br_if $again (call $set (i32.const 0) (i32.const 6) (i32.const 120) (i32.const 4) (i32.load (i32.const 112)))))
+    (drop (call $record (i32.load (i32.const 100)) (i64.load32_u (i32.const 120))))
+    (drop (call $increment (i32.load (i32.const 84)) (i64.const 1)))
+    (drop (call $enqueue (i32.load (i32.const 80)) (i32.const 120) (i32.const 4)))
+    (drop (call $call (i32.const 48) (i32.const 3) (i32.const 128) (i32.const 63) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 5000) (i32.const 124)))
+    (i32.const 0))
+  (func (export "proxy_on_queue_ready") (param i32 i32)
+    (if (i32.eqz (call $dequeue (local.get 1) (i32.const 104) (i32.const 108)))
+      (then (drop (call $increment (i32.load (i32.const 88)) (i64.const 1))))))
+  (func (export "proxy_on_tick") (param i32)
+    (drop (call $increment (i32.load (i32.const 92)) (i64.const 1))))
+  (func (export "proxy_on_http_call_response") (param i32 i32 i32 i32 i32)
+    (drop (call $increment (i32.load (i32.const 96)) (i64.const 1)))))

@@ -69,9 +69,9 @@ func TestHammerOpenAndClose(t *testing.T) {
 		t.Fatal(err)
 	}
 	cache := filepath.Join(t.TempDir(), "cache")
-	rounds := 4
+	rounds := 2
 	if raceDetector && !testing.Short() {
-		rounds = 20
+		rounds = 10
 	}
 	hammerOnce(t, config, cache) // what is made once for the process
 	goroutines, files, heap := runtime.NumGoroutine(), openFiles(), liveHeap()
@@ -129,7 +129,7 @@ func hammerOnce(t *testing.T, config *Config, cache string) {
 					return
 				}
 				io.WriteString(c, ask)
-				c.SetReadDeadline(time.Now().Add(100 * time.Millisecond)) // some are never answered
+				c.SetReadDeadline(time.Now().Add(50 * time.Millisecond)) // some are never answered
 				readHead(bufio.NewReader(c))
 				c.SetReadDeadline(time.Time{})
 				if j < 9 {

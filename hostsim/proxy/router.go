@@ -390,7 +390,7 @@ func (s *stream) exchange(r *route, up *upstreamConn) *localReply {
 	switch {
 	case s.upgrade:
 		up.early = append(up.early, content...)
-	case s.decoding.end:
+	case s.decoded():
 		up.content(content, chunked)
 		up.end(s)
 	default:
@@ -413,15 +413,24 @@ func (s *stream) exchange(r *route, up *upstreamConn) *localReply {
 	if s.atOnce && s.attempts == 1 && s.callout == nil && s.conn.look() == ended {
 		return s.left()
 	}
-	if s.decoding.end {
+	decoded := s.decoded()
+	if decoded {
 		s.upstreamMeter.ended = time.Now()
 		s.upstreamMeter.fieldsSent += s.trailersToSend(up)
 	}
-	if !s.upgrade && !s.decoding.end {
+	if !s.upgrade && !decoded {
 		up.uploaded = make(chan *localReply, 1)
 		go s.upload(up, chunked)
 	}
 	return s.relay(r, up)
+}
+
+// decoded says whether all of the request has passed the filters. A plugin may
+// be letting it go on from another goroutine.
+func (s *stream) decoded() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.decoding.end
 }
 
 // contentAhead runs what of the request's content is there already through

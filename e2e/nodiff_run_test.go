@@ -542,7 +542,7 @@ var (
 	defaultLog   = regexp.MustCompile(`^((?:file: )?\[<time>\] ".*" [0-9]+ \S+ [0-9]+ [0-9]+) [0-9]+ (?:[0-9]+|(-)) `) // durations
 	expectedTime = regexp.MustCompile(`^(x-envoy-expected-rq-timeout-ms: )([0-9]+)$`)
 	startTime    = regexp.MustCompile(`\b20[0-9]{2}-[0-9]{2}-[0-9]{2}T[0-9:.]+(Z|[+-][0-9:]+)?`)
-	connectionID = regexp.MustCompile(`\b((?:connection_id|conn)=)[0-9]+`)
+	connectionID = regexp.MustCompile(`\b((?:connection_id|conn|port)=)[0-9]+`)
 	cookieValue  = regexp.MustCompile(`^(set-cookie: [a-z]+=")[0-9a-f]{16}"`) // a hash of addresses
 	otherPort    = regexp.MustCompile(`\b127\.0\.0\.1:[0-9]+`)
 )

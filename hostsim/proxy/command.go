@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/json"
 	"net"
@@ -33,6 +34,9 @@ type commandKind struct {
 
 func (b *builder) command(path, name, arg string, hasArg, hasLength bool) (command, error) {
 	c, known := commands[name]
+	if name == "REQ_WITHOUT_QUERY" && b.withoutQuery {
+		c, known = commandKind{required | short, withoutQueryCommand}, true
+	}
 	switch syntax := c.syntax &^ short; {
 	case !known:
 		return nil, b.boot.Errorf(path, "%%%s%% is no format command of Envoy 1.40", name)
@@ -84,8 +88,7 @@ func never(syntax commandSyntax) commandKind {
 	}}
 }
 
-// commands are all that Envoy 1.40 takes. The extensions REQ_WITHOUT_QUERY,
-// FILE_CONTENT and others have to be configured as formatters.
+// commands are all that Envoy 1.40 takes without formatters.
 var commands = withTLS(map[string]commandKind{
 	"REQ":     {required | short, headerCommand(func(s *stream) *Headers { return &s.request })},
 	"RESP":    {required | short, headerCommand(func(s *stream) *Headers { return &s.response })},
@@ -134,7 +137,7 @@ var commands = withTLS(map[string]commandKind{
 
 	"DURATION":                                number(func(s *stream) int64 { return time.Since(s.start).Milliseconds() }),
 	"REQUEST_DURATION":                        number(func(s *stream) int64 { return between(s.start, s.requestComplete) }),
-	"REQUEST_TX_DURATION":                     number(func(s *stream) int64 { return between(s.start, s.upstreamBegun, s.requestComplete) }),
+	"REQUEST_TX_DURATION":                     number(func(s *stream) int64 { return between(s.start, s.upstreamMeter.ended) }),
 	"RESPONSE_DURATION":                       number(func(s *stream) int64 { return between(s.start, s.upstreamBegun) }),
 	"RESPONSE_TX_DURATION":                    number(func(s *stream) int64 { return between(s.upstreamBegun, s.replyEnded) }),
 	"DOWNSTREAM_HANDSHAKE_DURATION":           never(bare),
@@ -151,28 +154,29 @@ var commands = withTLS(map[string]commandKind{
 	"UPSTREAM_CLUSTER_RAW": word(func(s *stream) string { return s.clusterName }),
 	"UPSTREAM_HOST":        word(func(s *stream) string { return s.upstreamHost }),
 
-	"UPSTREAM_HOST_NAME":                    word(func(s *stream) string { return s.host.namedAs() }),
-	"UPSTREAM_HOST_NAME_WITHOUT_PORT":       word(func(s *stream) string { return withoutPort(s.host.namedAs()) }),
-	"UPSTREAM_REMOTE_ADDRESS":               word(func(s *stream) string { return s.upstreamRemote() }),
-	"UPSTREAM_REMOTE_ADDRESS_WITHOUT_PORT":  word(func(s *stream) string { return withoutPort(s.upstreamRemote()) }),
-	"UPSTREAM_REMOTE_PORT":                  number(func(s *stream) int64 { return portOf(s.upstreamRemote()) }),
-	"UPSTREAM_LOCAL_ADDRESS":                word(func(s *stream) string { return s.upstreamLocal() }),
-	"UPSTREAM_LOCAL_ADDRESS_WITHOUT_PORT":   word(func(s *stream) string { return withoutPort(s.upstreamLocal()) }),
-	"UPSTREAM_LOCAL_PORT":                   number(func(s *stream) int64 { return portOf(s.upstreamLocal()) }),
-	"UPSTREAM_PROTOCOL":                     word(func(s *stream) string { return s.upstreamProtocol() }),
-	"UPSTREAM_REQUEST_ATTEMPT_COUNT":        number(func(s *stream) int64 { return int64(s.attempts) }),
-	"UPSTREAM_CONNECTION_ID":                number(func(s *stream) int64 { return s.upstreamConnectionID() }),
-	"UPSTREAM_TRANSPORT_FAILURE_REASON":     word(func(s *stream) string { return strings.ReplaceAll(s.upstreamMeter.failure, " ", "_") }),
-	"UPSTREAM_DETECTED_CLOSE_TYPE":          word(func(s *stream) string { return s.upstreamCloseType() }),
-	"UPSTREAM_LOCAL_CLOSE_REASON":           word(func(s *stream) string { return s.upstreamReason }),
-	"UPSTREAM_HOSTS_ATTEMPTED":              word(func(s *stream) string { return s.tried(func(h *host) string { return h.address }) }),
-	"UPSTREAM_HOSTS_ATTEMPTED_WITHOUT_PORT": word(func(s *stream) string { return s.tried(func(h *host) string { return withoutPort(h.address) }) }),
-	"UPSTREAM_HOST_NAMES_ATTEMPTED":         word(func(s *stream) string { return s.tried((*host).namedAs) }),
-	"UPSTREAM_CONNECTION_IDS_ATTEMPTED":     word(func(s *stream) string { return s.connectionIDs() }),
-	"UPSTREAM_SERVER_NAME":                  never(bare),
-	"UPSTREAM_TLS_SESSION_ID":               never(bare),
-	"UPSTREAM_LOCAL_URI_SAN":                never(bare),
-	"UPSTREAM_FILTER_STATE":                 never(required | short),
+	"UPSTREAM_HOST_NAME":                         word(func(s *stream) string { return s.host.namedAs() }),
+	"UPSTREAM_HOST_NAME_WITHOUT_PORT":            word(func(s *stream) string { return withoutPort(s.host.namedAs()) }),
+	"UPSTREAM_REMOTE_ADDRESS":                    word(func(s *stream) string { return s.upstreamRemote() }),
+	"UPSTREAM_REMOTE_ADDRESS_WITHOUT_PORT":       word(func(s *stream) string { return withoutPort(s.upstreamRemote()) }),
+	"UPSTREAM_REMOTE_PORT":                       number(func(s *stream) int64 { return portOf(s.upstreamRemote()) }),
+	"UPSTREAM_LOCAL_ADDRESS":                     word(func(s *stream) string { return s.upstreamLocal() }),
+	"UPSTREAM_LOCAL_ADDRESS_WITHOUT_PORT":        word(func(s *stream) string { return withoutPort(s.upstreamLocal()) }),
+	"UPSTREAM_LOCAL_PORT":                        number(func(s *stream) int64 { return portOf(s.upstreamLocal()) }),
+	"UPSTREAM_PROTOCOL":                          word(func(s *stream) string { return s.upstreamProtocol() }),
+	"UPSTREAM_REQUEST_ATTEMPT_COUNT":             number(func(s *stream) int64 { return int64(s.attempts) }),
+	"UPSTREAM_CONNECTION_ID":                     number(func(s *stream) int64 { return s.upstreamConnectionID() }),
+	"UPSTREAM_TRANSPORT_FAILURE_REASON":          word(func(s *stream) string { return strings.ReplaceAll(s.upstreamMeter.failure, " ", "_") }),
+	"UPSTREAM_DETECTED_CLOSE_TYPE":               word(func(s *stream) string { return s.upstreamCloseType() }),
+	"UPSTREAM_LOCAL_CLOSE_REASON":                word(func(s *stream) string { return s.upstreamReason }),
+	"UPSTREAM_HOSTS_ATTEMPTED":                   word(func(s *stream) string { return s.tried(func(h *host) string { return h.address }) }),
+	"UPSTREAM_HOSTS_ATTEMPTED_WITHOUT_PORT":      word(func(s *stream) string { return s.tried(func(h *host) string { return withoutPort(h.address) }) }),
+	"UPSTREAM_HOST_NAMES_ATTEMPTED_WITHOUT_PORT": word(func(s *stream) string { return s.tried(func(h *host) string { return withoutPort(h.namedAs()) }) }),
+	"UPSTREAM_HOST_NAMES_ATTEMPTED":              word(func(s *stream) string { return s.tried((*host).namedAs) }),
+	"UPSTREAM_CONNECTION_IDS_ATTEMPTED":          word(func(s *stream) string { return s.connectionIDs() }),
+	"UPSTREAM_SERVER_NAME":                       never(bare),
+	"UPSTREAM_TLS_SESSION_ID":                    never(bare),
+	"UPSTREAM_LOCAL_URI_SAN":                     never(bare),
+	"UPSTREAM_FILTER_STATE":                      never(required | short),
 
 	"DOWNSTREAM_REMOTE_ADDRESS":                     word(func(s *stream) string { return s.clientAddress() }),
 	"DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT":        word(func(s *stream) string { return withoutPort(s.clientAddress()) }),
@@ -417,6 +421,22 @@ func headerCommand(of func(*stream) *Headers) func(*builder, string, string) (co
 	}
 }
 
+// withoutQueryCommand is REQ without what follows a question mark in the value.
+func withoutQueryCommand(b *builder, path, arg string) (command, error) {
+	whole, err := headerCommand(func(s *stream) *Headers { return &s.request })(b, path, arg)
+	if err != nil {
+		return nil, err
+	}
+	return func(dst []byte, s *stream) ([]byte, kind) {
+		start := len(dst)
+		dst, k := whole(dst, s)
+		if i := bytes.IndexByte(dst[start:], '?'); i >= 0 {
+			dst = dst[:start+i]
+		}
+		return dst, k
+	}, nil
+}
+
 // pathCommand is %PATH(query:which)%: with or without a query (WQ, NQ), of
 // the request as it is now (PATH), as it came (ORIG), or as it came if that
 // is known (ORIG_OR_PATH).
@@ -468,8 +488,8 @@ func queryParamsCommand(b *builder, path, arg string) (command, error) {
 		return nil, b.boot.Unsupported(path, "%QUERY_PARAMS(DECODED)%")
 	}
 	return func(dst []byte, s *stream) ([]byte, kind) {
-		_, query, _ := strings.Cut(s.request.value(":path"), "?")
-		if query == "" {
+		_, query, is := strings.Cut(s.request.value(":path"), "?")
+		if !is {
 			return dst, absent
 		}
 		return append(dst, query...), text

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	withoutqueryv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/formatter/req_without_query/v3"
 	"google.golang.org/protobuf/types/known/structpb"
 )
 
@@ -162,6 +163,11 @@ func (b *builder) substitution(path string, c *corev3.SubstitutionFormatString) 
 	if c.GetOmitEmptyValues() {
 		f.missing = ""
 	}
+	// CEL and METADATA are there without their formatters too.
+	b.withoutQuery = slices.ContainsFunc(c.GetFormatters(), func(f *corev3.TypedExtensionConfig) bool {
+		return f.GetTypedConfig().MessageIs(&withoutqueryv3.ReqWithoutQuery{})
+	})
+	defer func() { b.withoutQuery = false }()
 	var err error
 	switch spec := c.GetFormat().(type) {
 	case *corev3.SubstitutionFormatString_JsonFormat:

@@ -113,6 +113,8 @@ type builder struct {
 	directBody int
 	anyCluster bool
 
+	withoutQuery bool // the format that is being built knows REQ_WITHOUT_QUERY
+
 	began          time.Time
 	listenerPrefix string // of the stats of the listener that is being built
 	statPrefix     string // of the connection manager that is being built

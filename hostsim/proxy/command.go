@@ -88,11 +88,18 @@ func never(syntax commandSyntax) commandKind {
 	}}
 }
 
+// empty is what is there, but has nothing to say.
+var empty = simple(func(dst []byte, _ *stream) ([]byte, kind) { return dst, text })
+
 // commands are all that Envoy 1.40 takes without formatters.
 var commands = withTLS(map[string]commandKind{
 	"REQ":     {required | short, headerCommand(func(s *stream) *Headers { return &s.request })},
 	"RESP":    {required | short, headerCommand(func(s *stream) *Headers { return &s.response })},
 	"TRAILER": {required | short, headerCommand(func(s *stream) *Headers { return &s.responseTrailers })},
+	// The same in longer words.
+	"REQUEST_HEADER":   {required | short, headerCommand(func(s *stream) *Headers { return &s.request })},
+	"RESPONSE_HEADER":  {required | short, headerCommand(func(s *stream) *Headers { return &s.response })},
+	"RESPONSE_TRAILER": {required | short, headerCommand(func(s *stream) *Headers { return &s.responseTrailers })},
 
 	"PATH":         {optional | short, pathCommand},
 	"QUERY_PARAM":  {required | short, queryParamCommand},
@@ -140,7 +147,6 @@ var commands = withTLS(map[string]commandKind{
 	"REQUEST_TX_DURATION":                     number(func(s *stream) int64 { return between(s.start, s.upstreamMeter.ended) }),
 	"RESPONSE_DURATION":                       number(func(s *stream) int64 { return between(s.start, s.upstreamBegun) }),
 	"RESPONSE_TX_DURATION":                    number(func(s *stream) int64 { return between(s.upstreamBegun, s.replyEnded) }),
-	"DOWNSTREAM_HANDSHAKE_DURATION":           never(bare),
 	"ROUNDTRIP_DURATION":                      never(bare),
 	"UPSTREAM_CONNECTION_POOL_READY_DURATION": number(func(s *stream) int64 { return between(s.upstreamMeter.asked, s.upstreamMeter.ready) }),
 	"COMMON_DURATION":                         {required, commonDurationCommand},
@@ -173,9 +179,7 @@ var commands = withTLS(map[string]commandKind{
 	"UPSTREAM_HOST_NAMES_ATTEMPTED_WITHOUT_PORT": word(func(s *stream) string { return s.tried(func(h *host) string { return withoutPort(h.namedAs()) }) }),
 	"UPSTREAM_HOST_NAMES_ATTEMPTED":              word(func(s *stream) string { return s.tried((*host).namedAs) }),
 	"UPSTREAM_CONNECTION_IDS_ATTEMPTED":          word(func(s *stream) string { return s.connectionIDs() }),
-	"UPSTREAM_SERVER_NAME":                       never(bare),
 	"UPSTREAM_TLS_SESSION_ID":                    never(bare),
-	"UPSTREAM_LOCAL_URI_SAN":                     never(bare),
 	"UPSTREAM_FILTER_STATE":                      never(required | short),
 
 	"DOWNSTREAM_REMOTE_ADDRESS":                     word(func(s *stream) string { return s.clientAddress() }),
@@ -224,11 +228,21 @@ var commands = withTLS(map[string]commandKind{
 		}
 		return ""
 	}),
-	"LISTENER_NAME":     word(func(s *stream) string { return s.hcm.listener }),
-	"FILTER_CHAIN_NAME": word(func(s *stream) string { return s.hcm.filterChain }),
-	"ACCESS_LOG_TYPE":   word((*stream).accessLogType),
-	"LOCAL_REPLY_BODY":  simple(func(dst []byte, s *stream) ([]byte, kind) { return append(dst, s.localBody...), text }),
-	"CUSTOM_FLAGS":      simple(func(dst []byte, _ *stream) ([]byte, kind) { return dst, text }),
+	"LISTENER_NAME":                               word(func(s *stream) string { return s.hcm.listener }),
+	"FILTER_CHAIN_NAME":                           word(func(s *stream) string { return s.hcm.filterChain }),
+	"ACCESS_LOG_TYPE":                             word((*stream).accessLogType),
+	"LOCAL_REPLY_BODY":                            simple(func(dst []byte, s *stream) ([]byte, kind) { return append(dst, s.localBody...), text }),
+	"CUSTOM_FLAGS":                                simple(func(dst []byte, _ *stream) ([]byte, kind) { return dst, text }),
+	"ROUTE_RESOLUTION_COUNT":                      number(func(s *stream) int64 { return int64(s.routesFound) }),
+	"ROUTE_RESOLUTION_TIME_US":                    {bare, nil}, // nobody measures it here
+	"DOWNSTREAM_LOCAL_ADDRESS_ENDPOINT_ID":        empty,       // of an Envoy-internal address
+	"DOWNSTREAM_DIRECT_LOCAL_ADDRESS_ENDPOINT_ID": empty,
+	"UPSTREAM_REMOTE_ADDRESS_ENDPOINT_ID": simple(func(dst []byte, s *stream) ([]byte, kind) {
+		if s.upstreamMeter.used == nil {
+			return dst, absent
+		}
+		return dst, text
+	}),
 
 	"DYNAMIC_METADATA":  {required | short, metadataCommand("DYNAMIC:")},
 	"CLUSTER_METADATA":  {required | short, metadataCommand("CLUSTER:")},

@@ -89,6 +89,7 @@ type stream struct {
 	details, flags  string
 	logType         string // which kind of access log this is; "": DownstreamEnd
 	refused         bool   // by the codec
+	routesFound     int    // how often a route was looked for
 	clusterName     string
 	upstreamHost    string
 	host            *host // of the last attempt
@@ -171,7 +172,7 @@ func (s *stream) begin() {
 	s.conn.shareState(s)
 	clear(s.metadata)
 	s.setCookies = s.setCookies[:0]
-	s.random, s.localBody, s.client = 0, "", ""
+	s.random, s.routesFound, s.localBody, s.client = 0, 0, "", ""
 	s.counted = countedFor{}
 	s.meter.begin(s.conn)
 	s.upstreamMeter = upstreamMeter{}
@@ -268,6 +269,7 @@ func (s *stream) end() {
 func (s *stream) findRoute() *route {
 	if !s.routeKnown {
 		s.route, s.routeKnown = s.hcm.routes.find(s), true
+		s.routesFound++
 		s.raiseLimit(s.route)
 		if s.route != nil && s.hcm.server.clusters[s.route.cluster] != nil {
 			s.clusterName = s.route.cluster

@@ -149,7 +149,7 @@ func (e *verifyFailure) Error() string { return e.why }
 
 // check judges the certificates of a peer; host is the name that
 // auto_san_validation wants.
-func (v *verifier) check(s *tls.ConnectionState, host string, stats *tlsStats) error {
+func (v *verifier) check(secure *secure, s *tls.ConnectionState, host string, stats *tlsStats) error {
 	if len(s.PeerCertificates) == 0 {
 		if !v.required {
 			return nil
@@ -163,9 +163,13 @@ func (v *verifier) check(s *tls.ConnectionState, host string, stats *tlsStats) e
 		for _, c := range s.PeerCertificates[1:] {
 			inner.AddCert(c)
 		}
-		if _, err := leaf.Verify(x509.VerifyOptions{Roots: v.roots, Intermediates: inner, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}); err != nil {
+		chains, err := leaf.Verify(x509.VerifyOptions{Roots: v.roots, Intermediates: inner, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
+		if err != nil {
 			stats.verifyError.Add(1)
 			return &verifyFailure{"X509_verify_cert: certificate verification error at depth 0: " + x509Reason(err, leaf), x509Alert(err)}
+		}
+		if len(chains[0]) > 1 {
+			secure.issuer = chains[0][1]
 		}
 	}
 	matches := v.sans
@@ -337,6 +341,9 @@ type secure struct {
 	transport *tlsTransport
 	state     tls.ConnectionState
 	local     *x509.Certificate // that this end has shown
+	issuer    *x509.Certificate // of the peer's, where that was verified
+
+	begun, shaken time.Time // when the handshake began and ended
 }
 
 func newSecure(c *net.TCPConn, replay []byte) (*tlsTransport, error) {
@@ -376,7 +383,7 @@ func (t *transportSocket) handshake(c *net.TCPConn, replay []byte, limit time.Du
 	if err != nil {
 		return nil, err
 	}
-	s := &secure{transport: transport}
+	s := &secure{transport: transport, begun: time.Now()}
 	config := t.config.Clone()
 	config.GetCertificate = func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 		chosen := &t.config.Certificates[0]
@@ -405,7 +412,7 @@ func (t *transportSocket) handshake(c *net.TCPConn, replay []byte, limit time.Du
 	}
 	certificates := config.Certificates
 	config.Certificates = nil
-	config.VerifyConnection = func(state tls.ConnectionState) error { return t.verify.check(&state, "", t.stats) }
+	config.VerifyConnection = func(state tls.ConnectionState) error { return t.verify.check(s, &state, "", t.stats) }
 	s.Conn = tls.Server(transport, config)
 	if limit > 0 {
 		c.SetDeadline(time.Now().Add(limit))
@@ -421,7 +428,7 @@ func (t *transportSocket) handshake(c *net.TCPConn, replay []byte, limit time.Du
 		return nil, err
 	}
 	c.SetDeadline(time.Time{})
-	s.state = s.Conn.ConnectionState()
+	s.state, s.shaken = s.Conn.ConnectionState(), time.Now()
 	if s.local == nil {
 		s.local = certificates[0].Leaf
 	}
@@ -435,7 +442,7 @@ func (t *transportSocket) dial(c *net.TCPConn, p *pool, limit time.Time) (*secur
 	if err != nil {
 		return nil, &connectError{}
 	}
-	s := &secure{transport: transport}
+	s := &secure{transport: transport, begun: time.Now()}
 	config := t.config.Clone()
 	config.ServerName, config.InsecureSkipVerify = t.sni, true // verify does it
 	if len(config.NextProtos) == 0 {
@@ -450,11 +457,14 @@ func (t *transportSocket) dial(c *net.TCPConn, p *pool, limit time.Time) (*secur
 	}
 	var refused *verifyFailure
 	config.VerifyConnection = func(state tls.ConnectionState) error {
-		err := t.verify.check(&state, san, t.stats)
+		err := t.verify.check(s, &state, san, t.stats)
 		if errors.As(err, &refused) && state.Version <= tls.VersionTLS12 {
 			transport.deny(refused.alert)
 		}
 		return err
+	}
+	if len(config.Certificates) > 0 {
+		s.local = config.Certificates[0].Leaf
 	}
 	s.Conn = tls.Client(transport, config)
 	c.SetDeadline(limit)
@@ -468,7 +478,7 @@ func (t *transportSocket) dial(c *net.TCPConn, p *pool, limit time.Time) (*secur
 		return nil, &connectError{failure: tlsFailure(err, refused)}
 	}
 	c.SetDeadline(time.Time{})
-	s.state = s.Conn.ConnectionState()
+	s.state, s.shaken = s.Conn.ConnectionState(), time.Now()
 	t.stats.shaken(&s.state)
 	return s, nil
 }

@@ -145,6 +145,7 @@ func (b *builder) transportSocket(path string, c *tlsv3.CommonTlsContext, client
 	}}
 	if client {
 		t.config.MaxVersion = tls.VersionTLS12
+		t.config.CurvePreferences = t.config.CurvePreferences[1:]
 	}
 	params := c.GetTlsParams()
 	versions := map[tlsv3.TlsParameters_TlsProtocol]uint16{

@@ -42,6 +42,21 @@ func (s *secure) cipher() string {
 	return cipherName(s.state.CipherSuite)
 }
 
+func (s *secure) group() string {
+	if s == nil {
+		return ""
+	}
+	return curveName(s.state.CurveID)
+}
+
+// asked is the server name that a client has asked for.
+func (s *secure) asked() string {
+	if s == nil {
+		return ""
+	}
+	return s.state.ServerName
+}
+
 // upstreamSecure is TLS on the connection to the upstream, or nil.
 func (s *stream) upstreamSecure() *secure {
 	up := s.upstreamMeter.used
@@ -90,27 +105,48 @@ func namesOf(kind sanKind) func(*x509.Certificate) string {
 	return func(c *x509.Certificate) string { return strings.Join(sansOf(c, kind), ",") }
 }
 
-// validity is %DOWNSTREAM_PEER_CERT_V_START% and its twin.
-func validity(of func(*x509.Certificate) time.Time) commandKind {
+// validity is %DOWNSTREAM_PEER_CERT_V_START% and its like.
+func validity(from func(*stream) *x509.Certificate, of func(*x509.Certificate) time.Time) commandKind {
 	return commandKind{optional, func(b *builder, path, arg string) (command, error) {
-		if arg != "" {
-			return nil, b.boot.Unsupported(path, "a time format of certificates")
-		}
+		when, err := timeCommand(false, func(s *stream) time.Time { return of(from(s)) })(b, path, arg)
 		return func(dst []byte, s *stream) ([]byte, kind) {
-			c := s.peer()
-			if c == nil {
+			if from(s) == nil {
 				return dst, absent
 			}
-			return of(c).UTC().AppendFormat(dst, "2006-01-02T15:04:05.000Z"), text
-		}, nil
+			return when(dst, s)
+		}, err
 	}}
 }
+
+func notBefore(c *x509.Certificate) time.Time { return c.NotBefore }
+func notAfter(c *x509.Certificate) time.Time  { return c.NotAfter }
 
 // withTLS adds the commands that need TLS to say anything.
 func withTLS(commands map[string]commandKind) map[string]commandKind {
 	peer, local := (*stream).peer, (*stream).localCertificate
 	upstream := func(s *stream) *x509.Certificate { return s.upstreamSecure().peer() }
+	peerIssuer := func(s *stream) *x509.Certificate {
+		if s.conn.secure == nil {
+			return nil
+		}
+		return s.conn.secure.issuer
+	}
+	shown := func(s *stream) *x509.Certificate {
+		if up := s.upstreamSecure(); up != nil {
+			return up.local
+		}
+		return nil
+	}
 	maps.Copy(commands, map[string]commandKind{
+		"DOWNSTREAM_HANDSHAKE_DURATION": number(func(s *stream) int64 {
+			if s.conn.secure == nil {
+				return -1
+			}
+			return between(s.conn.secure.begun, s.conn.secure.shaken)
+		}),
+		"DOWNSTREAM_PEER_ISSUER_FINGERPRINT_256": ofCertificate(peerIssuer, fingerprint256),
+		"DOWNSTREAM_PEER_ISSUER_SERIAL":          ofCertificate(peerIssuer, serial),
+		"UPSTREAM_SERVER_NAME":                   word(func(s *stream) string { return s.upstreamSecure().asked() }),
 		"DOWNSTREAM_TLS_VERSION":                 word(func(s *stream) string { return s.conn.secure.version() }),
 		"DOWNSTREAM_TLS_CIPHER":                  word(func(s *stream) string { return s.conn.secure.cipher() }),
 		"DOWNSTREAM_PEER_SUBJECT":                ofCertificate(peer, subject),
@@ -122,8 +158,8 @@ func withTLS(commands map[string]commandKind) map[string]commandKind {
 		"DOWNSTREAM_PEER_CHAIN_FINGERPRINTS_1":   ofChain(fingerprint1),
 		"DOWNSTREAM_PEER_CHAIN_FINGERPRINTS_256": ofChain(fingerprint256),
 		"DOWNSTREAM_PEER_CERT":                   ofCertificate(peer, escapedPEM),
-		"DOWNSTREAM_PEER_CERT_V_START":           validity(func(c *x509.Certificate) time.Time { return c.NotBefore }),
-		"DOWNSTREAM_PEER_CERT_V_END":             validity(func(c *x509.Certificate) time.Time { return c.NotAfter }),
+		"DOWNSTREAM_PEER_CERT_V_START":           validity(peer, notBefore),
+		"DOWNSTREAM_PEER_CERT_V_END":             validity(peer, notAfter),
 		"DOWNSTREAM_PEER_URI_SAN":                ofCertificate(peer, namesOf(sanURI)),
 		"DOWNSTREAM_PEER_DNS_SAN":                ofCertificate(peer, namesOf(sanDNS)),
 		"DOWNSTREAM_PEER_IP_SAN":                 ofCertificate(peer, namesOf(sanIP)),
@@ -138,6 +174,13 @@ func withTLS(commands map[string]commandKind) map[string]commandKind {
 		"UPSTREAM_PEER_SUBJECT":                  ofCertificate(upstream, subject),
 		"UPSTREAM_PEER_ISSUER":                   ofCertificate(upstream, issuer),
 		"UPSTREAM_PEER_CERT":                     ofCertificate(upstream, escapedPEM),
+		"UPSTREAM_PEER_CERT_V_START":             validity(upstream, notBefore),
+		"UPSTREAM_PEER_CERT_V_END":               validity(upstream, notAfter),
+		"UPSTREAM_LOCAL_DNS_SAN":                 ofCertificate(shown, namesOf(sanDNS)),
+		"UPSTREAM_LOCAL_URI_SAN":                 ofCertificate(shown, namesOf(sanURI)),
+		"UPSTREAM_LOCAL_IP_SAN":                  ofCertificate(shown, namesOf(sanIP)),
+		"UPSTREAM_TLS_GROUP":                     word(func(s *stream) string { return s.upstreamSecure().group() }),
+		"DOWNSTREAM_TLS_GROUP":                   word(func(s *stream) string { return s.conn.secure.group() }),
 		"UPSTREAM_PEER_URI_SAN":                  ofCertificate(upstream, namesOf(sanURI)),
 		"UPSTREAM_PEER_DNS_SAN":                  ofCertificate(upstream, namesOf(sanDNS)),
 		"UPSTREAM_PEER_IP_SAN":                   ofCertificate(upstream, namesOf(sanIP)),

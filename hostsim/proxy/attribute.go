@@ -105,6 +105,18 @@ func ofField(fd protoreflect.FieldDescriptor, v protoreflect.Value) any {
 	}
 }
 
+// asMap has each name once, with all its values.
+func (h *Headers) asMap() *Headers {
+	m := &Headers{}
+	for i, f := range h.fields {
+		if h.find(f.name) == i {
+			f.value, _ = h.joined(f.name)
+			m.fields = append(m.fields, f)
+		}
+	}
+	return m
+}
+
 // encodeAttribute gives a value as Envoy serialises it for plugins: numbers as 8
 // bytes little endian, booleans as one, maps and lists as pairs.
 func encodeAttribute(v any) ([]byte, abi.Status) {
@@ -121,7 +133,7 @@ func encodeAttribute(v any) ([]byte, abi.Status) {
 	case uint64:
 		return binary.LittleEndian.AppendUint64(nil, v), abi.StatusOK
 	case *Headers:
-		return abi.AppendPairs(nil, v), abi.StatusOK
+		return abi.AppendPairs(nil, v.asMap()), abi.StatusOK
 	case []byte:
 		return v, abi.StatusOK
 	case float64:

@@ -46,13 +46,21 @@ func (s *Server) foreign(stream vm.Stream, name string, args []byte) ([]byte, ab
 		w, ok := stream.(*wasmFilter)
 		kind, known := objectFactories[path]
 		if !ok || !known {
-			return nil, abi.StatusNotFound
+			return []byte{}, abi.StatusNotFound
 		}
 		w.stream.setState(path, stateObject{text: value, kind: kind})
 		return nil, abi.StatusOK
 	case "declare_property":
-		if _, _, ok := filterStateArguments(args); !ok {
+		path, _, ok := filterStateArguments(args)
+		w, onStream := stream.(*wasmFilter)
+		if !ok || onStream && w.declared[path] {
 			return nil, abi.StatusBadArgument
+		}
+		if onStream {
+			if w.declared == nil {
+				w.declared = map[string]bool{}
+			}
+			w.declared[strings.Clone(path)] = true
 		}
 		return nil, abi.StatusOK // what is declared is how it is kept, which nobody sees
 	case "sign", "verify_signature":
@@ -97,7 +105,7 @@ func (e *expressions) foreign(stream vm.Stream, name string, args []byte) ([]byt
 	case name == "expr_delete":
 		return nil, abi.StatusOK
 	case program == nil:
-		return nil, abi.StatusNotFound
+		return []byte{}, abi.StatusNotFound
 	case !ok:
 		return nil, abi.StatusInternalFailure
 	}

@@ -21,7 +21,7 @@ func (s *stream) grpcReply(r *localReply, status int, body, contentType string) 
 	h.set("content-type", "application/grpc")
 	if h.value("grpc-status") == "" {
 		n := grpcStatus(status)
-		if r.guest && r.grpcStatus >= 0 {
+		if r.guest && r.grpcStatus >= 0 && r.grpcStatus <= 16 { // those there are
 			n = int(r.grpcStatus)
 		}
 		h.set("grpc-status", itoa(n))

@@ -65,7 +65,7 @@ func (w *wasmFilter) Property(path string) ([]byte, abi.Status) {
 			return nil, abi.StatusSerializationFailure
 		}
 	case "filter_state":
-		if value, ok := s.filterState[rest]; ok {
+		if value, ok := s.filterState[rest]; ok && !strings.Contains(rest, "\x00") {
 			v = value.text
 		}
 	}
@@ -75,7 +75,7 @@ func (w *wasmFilter) Property(path string) ([]byte, abi.Status) {
 // isAttributeRoot says that a name is not the guest's to shadow.
 func isAttributeRoot(name string) bool {
 	switch name {
-	case "request", "response", "source", "destination", "connection", "upstream", "xds", "filter_state", "metadata":
+	case "request", "response", "source", "destination", "connection", "upstream", "xds", "filter_state", "metadata", "connection_id":
 		return true
 	}
 	return false
@@ -195,6 +195,12 @@ func (s *stream) responseProperty(name string, fields bool) any {
 	case "trailers", "trailers\x00":
 		return &s.responseTrailers
 	}
+	if trailer, ok := strings.CutPrefix(name, "trailers\x00"); ok {
+		if v, ok := s.responseTrailers.joined(canonical(trailer)); ok {
+			return v
+		}
+		return nil
+	}
 	if s.response.Len() == 0 {
 		return nil
 	}
@@ -212,7 +218,7 @@ func (s *stream) responseProperty(name string, fields bool) any {
 	case "code":
 		return int64(code)
 	case "code_details":
-		return nonEmpty(s.details)
+		return s.details
 	case "grpc_status":
 		if n, err := strconv.ParseInt(s.response.value("grpc-status"), 10, 32); err == nil {
 			return n

@@ -235,6 +235,9 @@ type guestMetrics Stats
 
 func (m *guestMetrics) Metric(t abi.MetricType, name string) vm.Metric {
 	s, name := (*Stats)(m), GuestPrefix+name
+	if name == GuestPrefix {
+		name = strings.TrimSuffix(name, ".") // the name of no name
+	}
 	switch t {
 	case abi.MetricHistogram:
 		return guestHistogram{s.Histogram(name)}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -472,7 +473,9 @@ func (s *stream) localHead(r *localReply) []byte {
 		s.finalizeResponse(s.route)
 	}
 	for _, f := range r.headers {
-		h.Add(f[0], f[1])
+		if !strings.HasPrefix(f[0], ":") { // a plugin's reply has its own status
+			h.Add(f[0], f[1])
+		}
 	}
 	if s.attempts > 0 && s.route.virtualHost.attemptCountInResponse {
 		h.set("x-envoy-attempt-count", itoa(s.attempts))

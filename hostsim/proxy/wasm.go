@@ -29,6 +29,7 @@ type wasmFilter struct {
 
 	request, response guestView
 	logging, over     bool
+	declared          map[string]bool // by declare_property
 
 	network *networkFilter // what it is a part of; nil: an HTTP filter
 }
@@ -95,6 +96,9 @@ func (w *wasmFilter) encodeHeaders(endStream bool) status {
 }
 
 func (w *wasmFilter) headers(g *guestView, callback func(int, bool) (abi.Action, error), n int, endStream bool) status {
+	if err := w.context.Create(); err != nil {
+		return w.fail()
+	}
 	g.headers, g.ended = true, endStream
 	action, err := callback(n, endStream)
 	if err != nil {
@@ -213,7 +217,7 @@ func (w *wasmFilter) HeaderMap(t abi.MapType) vm.HeaderMap {
 			return guestHeaders{&s.response}
 		}
 	case abi.MapRequestTrailers:
-		if trailers := s.decoding.trailers; trailers != nil && (w.request.trailers || w.logging) {
+		if trailers := s.decoding.trailers; trailers != nil && w.request.trailers { // not for the log
 			return guestHeaders{trailers}
 		}
 	case abi.MapResponseTrailers:
@@ -309,7 +313,7 @@ func (w *wasmFilter) SendLocalResponse(code uint32, details string, body []byte,
 		w.crash("proxy_send_local_response when the stream is over")
 		return
 	}
-	w.stream.reply(&localReply{status: int(code), body: string(body), details: details, guest: true, headers: headers, grpcStatus: grpcStatus})
+	w.stream.reply(&localReply{status: int(uint16(code)), body: string(body), details: details, guest: true, headers: headers, grpcStatus: grpcStatus})
 }
 
 func (w *wasmFilter) Continue(t abi.StreamType) {
@@ -427,6 +431,8 @@ func (b *builder) wasm(path string, c *wasmv3.PluginConfig) (filterFactory, erro
 		}
 		name, ok := strings.CutPrefix(strings.TrimSuffix(path, "\x00"), "xds\x00node")
 		switch {
+		case path == "xds" || path == "xds\x00":
+			return nil, abi.StatusSerializationFailure
 		case ok && name == "":
 			return encodeAttribute(s.node)
 		case ok && name[0] == 0:

@@ -27,7 +27,7 @@ func (c *hostContext) buffer(t abi.BufferType) buffer {
 	case abi.BufferCallData:
 		return buffer{}
 	case abi.BufferGrpcReceive:
-		return buffer{bytes: c.root.calls.received.message, missing: !c.root.calls.received.there}
+		return buffer{bytes: c.root.calls.received.message}
 	case abi.BufferHTTPCallResponseBody:
 		if r := c.root.calls.response; r != nil {
 			return buffer{bytes: r.Body}
@@ -35,7 +35,7 @@ func (c *hostContext) buffer(t abi.BufferType) buffer {
 		return buffer{missing: true}
 	}
 	// A body of another phase is there, and empty.
-	if c.stream == nil || c.mapsGone || c.requestGone && t == abi.BufferRequestBody {
+	if c.stream == nil || c.requestGone && t == abi.BufferRequestBody {
 		return buffer{}
 	}
 	if b := c.stream.Buffer(t); b != nil {

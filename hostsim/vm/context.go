@@ -29,7 +29,6 @@ type hostContext struct {
 	logging     bool // proxy_on_log runs
 	logged      bool // it was to run
 	requestGone bool // the request was continued in this callback
-	mapsGone    bool // the stream is over
 }
 
 // pluginOf returns the plugin whose settings hold in the context, or nil.
@@ -67,7 +66,7 @@ func (c *hostContext) notify(cb callback, otherwise uint64) (uint64, error) {
 // delete calls proxy_on_delete and forgets the context.
 func (c *hostContext) delete() error {
 	v := c.instance
-	delete(v.contexts, c.id)
+	defer delete(v.contexts, c.id)
 	c.calls.end()
 	if !c.created || v.failed.Load() {
 		return nil
@@ -194,6 +193,22 @@ func (s *StreamContext) begin(cb callback) (call bool, err error) {
 	}
 	c.requestGone = false
 	return true, nil
+}
+
+// Create calls proxy_on_context_create, in which a guest can reach nothing of
+// the stream yet, if that was not called.
+func (s *StreamContext) Create() error {
+	c := &s.context
+	if c.created {
+		return nil
+	}
+	v := c.instance
+	v.mu.Lock()
+	defer v.leave()
+	if v.failed.Load() {
+		return ErrVMFailed
+	}
+	return c.create(c.root.id)
 }
 
 // headers calls a headers callback and returns what it wants, as Envoy does.
@@ -329,7 +344,8 @@ func (s *StreamContext) OnResponseTrailers(numTrailers int) (abi.Action, error) 
 
 // Log is the end of the stream for its log: proxy_on_log, after
 // proxy_on_context_create if nothing was called before. The stream's header
-// maps can be read in it, and never afterwards. Its error changes nothing for
+// maps can be read in it, and afterwards only those that
+// the guest has stopped at. Its error changes nothing for
 // the stream, whose response is out. Log is called once, before Close.
 func (s *StreamContext) Log() error {
 	c := &s.context
@@ -350,7 +366,7 @@ func (s *StreamContext) log() error {
 	}
 	c.logging = true
 	_, err := c.notify(onLog, 0)
-	c.logging, c.mapsGone = false, true
+	c.logging = false
 	return err
 }
 

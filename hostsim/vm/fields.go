@@ -27,7 +27,7 @@ func (c *hostContext) readableMap(t abi.MapType) HeaderMap {
 		}
 		return nil
 	}
-	if c.stream == nil || c.mapsGone || c.requestGone && (t == abi.MapRequestHeaders || t == abi.MapRequestTrailers) {
+	if c.stream == nil || c.requestGone && (t == abi.MapRequestHeaders || t == abi.MapRequestTrailers) {
 		return nil
 	}
 	return c.stream.HeaderMap(t)

@@ -44,7 +44,6 @@ type received struct {
 	metadata abi.Pairs
 	trailing bool
 	message  []byte
-	there    bool // the message is
 }
 
 func (v *instance) startGRPC(call GRPCCall, kind uint32, tokenPtr uint64) abi.Status {
@@ -80,7 +79,7 @@ func (v *instance) startGRPC(call GRPCCall, kind uint32, tokenPtr uint64) abi.St
 		Initial: func(m abi.Pairs) {
 			tell(onGrpcReceiveInitialMetadata, false, received{metadata: m}, uint64(len(m)))
 		},
-		Message: func(b []byte) { tell(onGrpcReceive, unary, received{message: b, there: true}, uint64(len(b))) },
+		Message: func(b []byte) { tell(onGrpcReceive, unary, received{message: b}, uint64(len(b))) },
 		Trailing: func(m abi.Pairs) {
 			tell(onGrpcReceiveTrailingMetadata, false, received{metadata: m, trailing: true}, uint64(len(m)))
 		},

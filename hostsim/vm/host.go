@@ -83,7 +83,9 @@ func proxySetEffectiveContext(v *instance, stack []uint64) abi.Status {
 	if !ok {
 		return abi.StatusBadArgument
 	}
-	v.effective = c
+	if v.effective = c; c.id == 0 {
+		v.effective = nil // that of the callback again
+	}
 	return abi.StatusOK
 }
 
@@ -117,8 +119,8 @@ func proxyCallForeignFunction(v *instance, stack []uint64) abi.Status {
 	} else if p := v.context().pluginOf(); p != nil && p.config.Foreign != nil {
 		result, status = p.config.Foreign(v.context().stream, name, args)
 	}
-	if status == abi.StatusNotFound {
-		return status
+	if status == abi.StatusNotFound && result == nil {
+		return status // there is no such function
 	}
 	resultsPtr, sizePtr := stack[4], stack[5]
 	var ptr uint32

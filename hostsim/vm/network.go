@@ -88,6 +88,5 @@ func (s *StreamContext) CloseConnection() error {
 	if _, err := c.notify(onLog, 0); err != nil {
 		return err
 	}
-	c.mapsGone = true
 	return c.delete()
 }

@@ -71,7 +71,7 @@ type PluginConfig struct {
 
 	// Foreign is called for foreign functions other than clear_route_cache.
 	// stream is nil outside streams. Name and arguments are valid during the
-	// call only. It returns abi.StatusNotFound for an unknown name. May be nil.
+	// call only. It returns nil and abi.StatusNotFound for an unknown name. May be nil.
 	Foreign func(stream Stream, name string, args []byte) ([]byte, abi.Status)
 
 	// Property answers, for root contexts, what is not the plugin's own, like

@@ -98,7 +98,7 @@ func (s *stream) requestProperty(name string, fields, over bool) any {
 	case "time":
 		return s.start.UnixNano()
 	case "size":
-		if n, ok := contentLength(h.value("content-length")); ok {
+		if n, ok := contentLength(h.value("content-length")); ok && fields {
 			return n
 		}
 		return s.bytesReceived.Load()
@@ -189,7 +189,7 @@ func (s *stream) responseProperty(name string, fields bool) any {
 	case "size":
 		return s.bytesSent.Load()
 	case "total_size":
-		return s.bytesSent.Load() + int64(h.byteSize())
+		return s.bytesSent.Load() + int64(h.byteSize()) + int64(s.responseTrailers.byteSize())
 	case "headers", "headers\x00":
 		return h
 	case "trailers", "trailers\x00":

@@ -16,8 +16,6 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	grpcstatus "google.golang.org/grpc/status"
-
-	"switchyard/hostsim/bootstrap"
 )
 
 // A plugin that does what the field x-do tells it is asked by these tests for
@@ -64,18 +62,8 @@ static_resources:
 		text += fmt.Sprintf("  - name: %s\n    connect_timeout: 1s\n    load_assignment: {cluster_name: %s, endpoints: [{lb_endpoints: "+
 			"[{endpoint: {address: {socket_address: {address: 127.0.0.1, port_value: %s}}}}]}]}\n", name, name, port)
 	}
-	boot, err := bootstrap.Load("test.yaml", []byte(text))
-	if err != nil {
-		t.Fatal(err)
-	}
 	options.CacheDir = t.TempDir()
-	s, err := New(t.Context(), boot, options)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(s.Close)
-	s.Start()
-	return s, s.Listeners()[0].Address.String()
+	return startServer(t, text, options)
 }
 
 // do sends a request with a script and returns the response's content.

@@ -121,16 +121,23 @@ static_resources:
     connect_timeout: 1s
     %s
 `, hcm, virtualHost, route, cluster)
+	return startServer(t, text, Options{})
+}
+
+// startServer starts a bootstrap that lasts as long as the test. It returns the
+// address of its first listener, too.
+func startServer(t testing.TB, text string, options Options) (*Server, string) {
+	t.Helper()
 	boot, err := bootstrap.Load("test.yaml", []byte(text))
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := New(context.Background(), boot, Options{})
+	s, err := New(context.Background(), boot, options)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.Start()
 	t.Cleanup(s.Close)
+	s.Start()
 	return s, s.Listeners()[0].Address.String()
 }
 

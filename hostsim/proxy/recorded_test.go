@@ -3,7 +3,6 @@ package proxy
 import (
 	"bufio"
 	"bytes"
-	"context"
 	"fmt"
 	"io"
 	"net"
@@ -17,8 +16,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/rogpeppe/go-internal/txtar"
-
-	"switchyard/hostsim/bootstrap"
 )
 
 // TestRecorded plays the exchanges in testdata/envoy. Each file holds a
@@ -53,16 +50,7 @@ func playRecording(t *testing.T, name string) {
 		text = strings.ReplaceAll(text, "UP"+label, port)
 		mask.add(port, "UP"+label)
 	}
-	boot, err := bootstrap.Load("test.yaml", []byte(text))
-	if err != nil {
-		t.Fatal(err)
-	}
-	s, err := New(context.Background(), boot, Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.Start()
-	addr := s.Listeners()[0].Address.String()
+	s, addr := startServer(t, text, Options{})
 	_, port, _ := net.SplitHostPort(addr)
 	mask.add(port, "PORT")
 

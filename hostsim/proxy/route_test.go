@@ -36,17 +36,9 @@ func BenchmarkRouteMatch(b *testing.B) {
 
 func testTable(t testing.TB, routeConfig string) *routeTable {
 	t.Helper()
-	boot, err := bootstrap.Load("test.yaml", []byte(`static_resources: {listeners: [{name: l, address: {socket_address: {address: 127.0.0.1, port_value: 0}}, filter_chains: [{filters: [{name: h, typed_config: {
+	s, _ := startServer(t, `static_resources: {listeners: [{name: l, address: {socket_address: {address: 127.0.0.1, port_value: 0}}, filter_chains: [{filters: [{name: h, typed_config: {
   "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager, stat_prefix: s, codec_type: HTTP1,
-  route_config: {`+routeConfig+`}, http_filters: [{name: r, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}]}}]}]}]}`))
-	if err != nil {
-		t.Fatal(err)
-	}
-	s, err := New(t.Context(), boot, Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(s.Close)
+  route_config: {`+routeConfig+`}, http_filters: [{name: r, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}]}}]}]}]}`, Options{})
 	return s.listeners[0].chains[0].hcm.routes
 }
 

@@ -20,7 +20,7 @@ import (
 func serveConnections(t *testing.T, filters, upstream string) string {
 	t.Helper()
 	_, port, _ := net.SplitHostPort(upstream)
-	boot, err := bootstrap.Parse(bootstrap.Text{Name: "tcp.yaml", Data: fmt.Appendf(nil, `
+	_, address := startServer(t, fmt.Sprintf(`
 static_resources:
   listeners:
   - name: l
@@ -31,20 +31,8 @@ static_resources:
   clusters:
   - name: web
     load_assignment: {cluster_name: web, endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: 127.0.0.1, port_value: %s}}}}]}]}
-`, filters, port)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if u := boot.CheckSupported(); len(u) > 0 {
-		t.Fatal(u[0])
-	}
-	s, err := New(t.Context(), boot, Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(s.Close)
-	s.Start()
-	return s.Listeners()[0].Address.String()
+`, filters, port), Options{})
+	return address
 }
 
 const (

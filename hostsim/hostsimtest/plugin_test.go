@@ -100,6 +100,24 @@ func TestLocalReply(t *testing.T) {
 	expect(t, "no second one", got.Reply, (*Reply)(nil))
 }
 
+// To a client of gRPC a local reply has the plugin's status of gRPC, if gRPC
+// knows it, or else that which stands for the status of HTTP.
+func TestLocalReplyToGRPC(t *testing.T) {
+	t.Parallel()
+	p := Plugin(t, "testdata/grpc_status.wasm")
+	for n, want := range map[int]string{7: "7", 9: "9", 16: "16", 17: "7", 99: "7"} {
+		h := Headers{{":path", "/"}, {"content-type", "application/grpc"}}
+		for i := len(h); i < n; i++ {
+			h = append(h, [2]string{fmt.Sprint("x", i), ""})
+		}
+		s := p.Stream()
+		got := s.RequestHeaders(h, true)
+		expect(t, "as the plugin wants it", got.Reply, &Reply{Status: 403, Body: "no", GRPCStatus: int32(n)})
+		expect(t, fmt.Sprint("response with ", n), s.Response().Headers, Headers{{":status", "200"}, {"content-type", "application/grpc"}, {"grpc-status", want}, {"grpc-message", "no"}})
+		s.End()
+	}
+}
+
 func TestWhatElseAPluginDoes(t *testing.T) {
 	t.Parallel()
 	p := Plugin(t, scripted, Name("me"), Property("source.address", "10.1.2.3:4"), Property("connection.id", 7),

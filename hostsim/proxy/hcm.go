@@ -89,7 +89,7 @@ type localReply struct {
 	direct      bool   // the route's own: a redirect or direct_response
 	contentType string // that a direct response asks for
 
-	grpcStatus int32 // a plugin's; negative: what stands for that of HTTP
+	grpcStatus int32 // a plugin's; none of gRPC's: what stands for that of HTTP
 }
 
 // nobody says that there is no reply to send: the client is gone, or must not

@@ -219,7 +219,7 @@ func load(t T, file string, opts []Option) (*Filter, error) {
 	if err != nil {
 		return nil, err
 	}
-	t.Cleanup(p.harness.Close)
+	t.Cleanup(func() { p.Close() })
 	p.schedule()
 	return p, nil
 }
@@ -351,13 +351,9 @@ func (p *Filter) note(c vm.Call) {
 // step does something and returns what came of it.
 func (p *Filter) step(f func()) *Effect {
 	e := &Effect{}
-	p.mu.Lock()
-	p.effect = e
-	p.mu.Unlock()
+	p.observing(e)
 	f()
-	p.mu.Lock()
-	p.effect = nil
-	p.mu.Unlock()
+	p.observing(nil)
 	p.schedule()
 	return e
 }
@@ -365,6 +361,24 @@ func (p *Filter) step(f func()) *Effect {
 // Started is what the plugin did when it was loaded. In Envoy, and here, that
 // happens on a canary, on the main thread and on each worker.
 func (p *Filter) Started() *Effect { return p.started }
+
+// Close unloads the plugin before the test ends: proxy_on_done and
+// proxy_on_delete on the main thread and on the worker. Streams must have
+// ended. Nothing can be done with the plugin afterwards.
+func (p *Filter) Close() *Effect {
+	e := &Effect{}
+	p.observing(e)
+	p.harness.Close()
+	p.observing(nil)
+	return e
+}
+
+// observing says whose the calls are that come now.
+func (p *Filter) observing(e *Effect) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.effect = e
+}
 
 // Tick calls proxy_on_tick on the worker, whether it is due or not.
 func (p *Filter) Tick() *Effect { return p.step(func() { p.tick(0) }) }

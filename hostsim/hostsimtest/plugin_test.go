@@ -174,6 +174,14 @@ func TestTicksAndQueues(t *testing.T) {
 	expect(t, "a tick that is not due", names(p.Tick().Callbacks), []string{"tick(1)"})
 }
 
+func TestClose(t *testing.T) {
+	t.Parallel()
+	p := Plugin(t, "../vm/testdata/lifecycle.wasm")
+	expect(t, "canary, main thread, worker", len(p.Started().Callbacks), 9)
+	expect(t, "logged", p.Started().Logs[:3], []Log{{"info", "C1"}, {"info", "S1"}, {"info", "F1"}})
+	expect(t, "it is not done yet, on either", names(p.Close().Callbacks), []string{"done(1)", "done(1)"})
+}
+
 func TestCallouts(t *testing.T) {
 	t.Parallel()
 	p := Plugin(t, scripted, Clusters("web", "grpc"), RootID("r"))

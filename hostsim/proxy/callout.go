@@ -26,6 +26,7 @@ type callout struct {
 	full bool // the response is longer than Envoy takes
 
 	asked    chan struct{} // closed when it has, or waits for, a connection
+	notYet   *upstreamConn // of the stream in whose log it was asked for, which in Envoy still has it
 	passed   bool          // to a stream, to be given back by it
 	upstream *upstreamConn // is given back when the plugin has heard of the answer
 	ending   ending
@@ -52,6 +53,7 @@ func (s *Server) HTTP(worker int, call vm.HTTPCall, done func(*vm.HTTPResponse))
 		return nil, abi.StatusBadArgument, "cluster " + quoted(call.Cluster) + " is not in the configuration" + s.nearCluster(call.Cluster)
 	}
 	c := s.newCallout(worker, call)
+	c.notYet = s.logging[1+worker]
 	h := &c.stream.request
 	for _, name := range []string{":path", ":method", ":authority"} {
 		if !h.has(name) {

@@ -70,6 +70,7 @@ type pool struct {
 	clients    []*http2Client  // HTTP/2 connections
 	waiting    []*waiter       // requests without a connection, the oldest first
 	connecting int             // connections being made
+	made       chan struct{}   // closed when the last of them is, or will not be
 	open       int             // connections, also those being made
 	sweeper    *time.Timer     // will look for connections idle too long; nil: nothing does
 	closed     bool
@@ -153,7 +154,7 @@ func (p *pool) acquire(s *stream) (*upstreamConn, error) {
 	if p.breaker.connections.Load() >= p.breaker.maxConnections {
 		p.host.cluster.dropDead() // Envoy hears of their end at once
 	}
-	stats := p.host.cluster.stats
+	var busy *upstreamConn // which is idle already, but would not be in Envoy
 	p.mu.Lock()
 	if h := p.idleClient(); h != nil {
 		defer p.mu.Unlock()
@@ -168,6 +169,10 @@ func (p *pool) acquire(s *stream) (*upstreamConn, error) {
 			p.drop(conn)
 			continue
 		}
+		if s.callout != nil && s.callout.notYet == conn {
+			busy = conn
+			break
+		}
 		err := p.attach(conn)
 		if err != nil {
 			p.idle = append(p.idle, conn)
@@ -176,23 +181,46 @@ func (p *pool) acquire(s *stream) (*upstreamConn, error) {
 		p.mu.Unlock()
 		return conn, err
 	}
-	if !take(&p.breaker.pending, p.breaker.maxPending) {
-		p.mu.Unlock()
-		stats.pendingOverflow.Add(1)
-		return nil, errQueueFull
-	}
-	stats.pendingTotal.Add(1)
-	stats.pendingActive.Add(1)
-	p.host.stats.pending.Add(1)
 	w := &s.waiter
 	if w.given == nil {
 		w.given = make(chan given, 1)
 	}
+	err := p.enqueue(w)
+	if busy != nil {
+		p.ready(busy)
+	}
+	made, guests := p.made, s.callout != nil || s.unsettled.Load()
+	p.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	s.settle()
+	conn, err := p.await(s, w)
+	if guests && conn != nil {
+		// One that somebody else gave back was faster than the one that is being
+		// made, which is there before the answer comes: Envoy uses the latest.
+		select {
+		case <-made:
+		case <-time.After(patience):
+		}
+	}
+	return conn, err
+}
+
+// enqueue puts a request into the pending queue, and sees to it that a
+// connection is made. The lock is held.
+func (p *pool) enqueue(w *waiter) error {
+	stats := p.host.cluster.stats
+	if !take(&p.breaker.pending, p.breaker.maxPending) {
+		stats.pendingOverflow.Add(1)
+		return errQueueFull
+	}
+	stats.pendingTotal.Add(1)
+	stats.pendingActive.Add(1)
+	p.host.stats.pending.Add(1)
 	p.waiting = append(p.waiting, w)
 	p.connect()
-	p.mu.Unlock()
-	s.settle()
-	return p.await(s, w)
+	return nil
 }
 
 // hasIdle says whether a request need not wait for a connection.
@@ -293,7 +321,8 @@ func (p *pool) connect() {
 			stats.http1()
 		}
 		stats.cxActive.Add(1)
-		go p.dial()
+		p.made = make(chan struct{})
+		go p.dial(p.made)
 		if !allowed {
 			return
 		}
@@ -301,7 +330,8 @@ func (p *pool) connect() {
 }
 
 // dial makes one connection. If that fails, every request that waits fails.
-func (p *pool) dial() {
+func (p *pool) dial(made chan struct{}) {
+	defer close(made)
 	c := p.host.cluster
 	ctx, cancel := context.WithTimeout(c.ctx, c.connectTimeout)
 	defer cancel()

@@ -69,7 +69,8 @@ type Server struct {
 	expressions expressions
 	callouts    callouts
 	grpc        grpcClients
-	answering   []*callout // by thread: what is being told to a plugin
+	answering   []*callout      // by thread: what is being told to a plugin
+	logging     []*upstreamConn // by thread: of the stream whose end it hears of
 	ticks       []*tickers
 	threads     []sync.Mutex // see thread
 	listeners   []*listener

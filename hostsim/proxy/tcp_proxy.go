@@ -174,20 +174,13 @@ func (p *tcpProxy) attempt(s *session) (up *upstreamConn, again bool) {
 
 // connectFor gives the session a connection of its own.
 func (p *pool) connectFor(s *session) (*upstreamConn, error) {
-	stats := p.host.cluster.stats
 	w := &waiter{given: make(chan given, 1)}
 	p.mu.Lock()
-	if !take(&p.breaker.pending, p.breaker.maxPending) {
-		p.mu.Unlock()
-		stats.pendingOverflow.Add(1)
-		return nil, errQueueFull
-	}
-	stats.pendingTotal.Add(1)
-	stats.pendingActive.Add(1)
-	p.host.stats.pending.Add(1)
-	p.waiting = append(p.waiting, w)
-	p.connect()
+	err := p.enqueue(w)
 	p.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
 	for {
 		var expired <-chan time.Time
 		if at := s.info.timers.until(); !at.IsZero() {

@@ -189,7 +189,10 @@ func (w *wasmFilter) tail(g *guestView, trailers *Headers, callback func(int) (a
 func (w *wasmFilter) log() {
 	w.over, w.logging = true, true
 	if w.context != nil {
+		logging := &w.stream.conn.server.logging[1+w.stream.conn.worker]
+		*logging = w.stream.lastUpstream
 		w.context.Log() // what fails here has been logged, and changes nothing
+		*logging = nil
 	}
 	w.logging = false
 }
@@ -370,6 +373,7 @@ func (b *builder) wasm(path string, c *wasmv3.PluginConfig) (filterFactory, erro
 		s.callouts.hcm.stats.router = newRouterStats(&Stats{}, "")
 		s.callouts.background, s.callouts.stop = context.WithCancel(context.Background())
 		s.answering = make([]*callout, 1+s.options.Concurrency)
+		s.logging = make([]*upstreamConn, 1+s.options.Concurrency)
 		s.threads = make([]sync.Mutex, 1+s.options.Concurrency)
 		options := vm.EngineOptions{
 			CacheDir: s.options.CacheDir, Logger: s.guestLog, Metrics: (*guestMetrics)(&s.Stats),

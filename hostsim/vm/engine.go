@@ -97,7 +97,10 @@ type Module struct {
 	version   abiVersion
 	compiled  wazero.CompiledModule
 	callbacks [callbackCount]callbackSpec
-	gaps      bool // see hasEmptyElements
+	imports   []importedThing // in their order
+	memory    bool            // it has imported its memory
+	gaps      bool            // its tables have empty elements
+	outside   bool            // its elements do not fit into its tables
 }
 
 // ABIVersion returns the Proxy-Wasm ABI version that the module says it has.
@@ -129,7 +132,8 @@ func NewEngine(ctx context.Context, opts EngineOptions) (*Engine, error) {
 		pages = DefaultMemoryLimitPages
 	}
 	config := wazero.NewRuntimeConfigCompiler().
-		WithCoreFeatures(api.CoreFeaturesV2 | experimental.CoreFeaturesTailCall | experimental.CoreFeaturesExtendedConst).
+		WithCoreFeatures(api.CoreFeaturesV2 | experimental.CoreFeaturesTailCall | experimental.CoreFeaturesExtendedConst |
+			experimental.CoreFeaturesThreads | experimental.CoreFeaturesExceptionHandling | experimental.CoreFeaturesTypedFunctionReferences).
 		WithMemoryLimitPages(pages).
 		WithCloseOnContextDone(opts.CallbackDeadline > 0)
 	if opts.CacheDir != "" {
@@ -167,21 +171,31 @@ func (e *Engine) Load(ctx context.Context, name string, code []byte) (*Module, e
 	}
 	version, ok := moduleABIVersion(code)
 	switch {
+	case len(code) == 0:
+		return nil, &LoadError{Module: name, Hint: notWasmHint(code)} // Envoy has no word for it
 	case !ok:
 		return nil, refuse("Failed to parse corrupted Wasm module", notWasmHint(code), nil)
+	case version == 0 && notWasmHint(code) != "":
+		return nil, refuse("Missing or unknown Proxy-Wasm ABI version", notWasmHint(code), nil)
 	case version == 0:
 		return nil, refuse("Missing or unknown Proxy-Wasm ABI version",
 			"the module exports no function proxy_abi_version_0_1_0, _0_2_0 or _0_2_1; was it built with a Proxy-Wasm SDK?", nil)
 	}
-	compiled, err := e.runtime.CompileModule(ctx, code)
+	own, imports, memory := ownMemory(code)
+	compiled, err := e.runtime.CompileModule(ctx, own)
 	if err != nil {
 		if strings.Contains(err.Error(), "over limit of") { // of memory
 			return nil, &LoadError{Module: name, Hint: err.Error(), Err: err,
 				Lines: []string{"Failed to create new Wasm instance", "Wasm VM failed Failed to initialize Wasm code"}}
 		}
+		if reason := beyondEngine(own); reason != "" {
+			return nil, &UnsupportedError{Module: name, Reason: reason}
+		}
 		return nil, refuse("Failed to load Wasm bytecode", err.Error(), err)
 	}
-	m := &Module{Name: name, hash: hash, version: version, compiled: compiled, callbacks: callbackSpecs(version), gaps: hasEmptyElements(code)}
+	m := &Module{Name: name, hash: hash, version: version, compiled: compiled, callbacks: callbackSpecs(version)}
+	m.imports, m.memory = imports, memory
+	m.gaps, m.outside = elements(own)
 	if err := e.link(m); err != nil {
 		compiled.Close(ctx)
 		return nil, err

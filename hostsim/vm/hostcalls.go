@@ -17,9 +17,8 @@ type hostFunc struct {
 	versions        abiVersion
 
 	// call takes the parameters from the stack and returns the result, a
-	// status or a WASI errno. It is nil for what is not simulated.
-	call        func(v *instance, stack []uint64) uint32
-	unsupported string // why call is nil
+	// status or a WASI errno.
+	call func(v *instance, stack []uint64) uint32
 
 	during restriction // the strictest restriction under which it may be called
 	index  int         // of hostFunc among all
@@ -35,11 +34,6 @@ func hostFunctions() []hostFunc {
 	metric := func(name string, call func(*instance, []uint64) abi.Status) hostFunc {
 		f := env(abiAll, name, 2, call)
 		f.params[1] = i64
-		return f
-	}
-	missing := func(name string, params int, reason string) hostFunc {
-		f := env(abiAll, name, params, nil)
-		f.call, f.unsupported = nil, reason
 		return f
 	}
 	log := env(abiAll, "proxy_log", 3, proxyLog)
@@ -106,7 +100,10 @@ func hostFunctions() []hostFunc {
 		env(abiAll, "proxy_grpc_send", 4, proxyGRPCSend),
 		env(abiAll, "proxy_grpc_cancel", 1, proxyGRPCCancel),
 		env(abiAll, "proxy_grpc_close", 1, proxyGRPCClose),
-		missing("envoy_resolve_dns", 3, "it needs name resolution"),
+		env(abiAll, "envoy_resolve_dns", 3, func(v *instance, _ []uint64) abi.Status {
+			v.group.engine.log.Error("envoy_resolve_dns is not simulated")
+			return abi.StatusUnimplemented
+		}),
 	}
 	for _, module := range []string{"wasi_unstable", "wasi_snapshot_preview1"} {
 		for _, f := range wasiFunctions() {
@@ -167,9 +164,6 @@ func (e *Engine) registerHostFunctions(ctx context.Context) error {
 	for i := range funcs {
 		f := &funcs[i]
 		e.hostFuncs[f.module+"."+f.name] = f
-		if f.call == nil {
-			continue
-		}
 		if builders[f.module] == nil {
 			builders[f.module] = e.runtime.NewHostModuleBuilder(f.module)
 		}

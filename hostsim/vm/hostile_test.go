@@ -155,7 +155,7 @@ func TestHostcallsWithBadArguments(t *testing.T) {
 			t.Fatalf("%s has ended the guest, whose malloc does not trap", f.name)
 		}
 	}
-	if want := 43 + 2 + 2*45; len(functions) != want { // with two of emscripten
+	if want := 43 + 3 + 2*45; len(functions) != want { // with two of emscripten and one of Envoy
 		t.Errorf("%d functions, want %d", len(functions), want)
 	}
 	t.Logf("%d calls of %d functions", calls, len(functions))

@@ -36,13 +36,14 @@ func (v abiVersion) String() string {
 type LoadError struct {
 	Module string   // as named in the call to Load
 	Lines  []string // what Envoy logs, in its own words, one message each
+	More   []string // further imports of which it would say the same, had it not stopped at the first
 	Hint   string   // what to do about it, if known
 	Err    error    // the cause, if there is one beneath
 }
 
 // Error returns the lines, and the hint on its own line.
 func (e *LoadError) Error() string {
-	s := e.Module + ": " + strings.Join(e.Lines, "\n")
+	s := e.Module + ": " + strings.Join(slices.Concat(e.Lines[:min(len(e.Lines), 1)], e.More, e.Lines[min(len(e.Lines), 1):]), "\n")
 	if e.Hint != "" {
 		s += "\nhint: " + e.Hint
 	}
@@ -52,26 +53,24 @@ func (e *LoadError) Error() string {
 // Unwrap returns the cause, which may be a *TrapError.
 func (e *LoadError) Unwrap() error { return e.Err }
 
-// An UnsupportedError says that Envoy would load the module, but that it
-// imports what is not simulated.
+// An UnsupportedError says that Envoy would load the module, but that the
+// WebAssembly engine does not know what it uses.
 type UnsupportedError struct {
 	Module string // as named in the call to Load
-	Import string // module and name of the first such import, "env.proxy_http_call"
 	Reason string
 }
 
 func (e *UnsupportedError) Error() string {
-	return fmt.Sprintf("%s: the module imports %s, which Envoy has but which is not simulated: %s", e.Module, e.Import, e.Reason)
+	return e.Module + ": the module uses what Envoy has but what is not simulated: " + e.Reason
 }
 
 // moduleABIVersion returns the ABI version that code says it has: the first
 // of its function exports, in the order of the export section, that is a
 // version marker (Proxy-Wasm 0.2.1, "ABI version"). It is 0 if there is none.
-// ok is false if code is not a WebAssembly module.
+// ok is false if the sections of a module are not what they say.
 func moduleABIVersion(code []byte) (version abiVersion, ok bool) {
-	b, found := strings.CutPrefix(string(code[:min(len(code), 8)]), "\x00asm\x01\x00\x00\x00")
-	if !found || b != "" {
-		return 0, false
+	if b, found := strings.CutPrefix(string(code[:min(len(code), 8)]), "\x00asm\x01\x00\x00\x00"); !found || b != "" {
+		return 0, true // Envoy looks for the marker, and there is none
 	}
 	r := byteReader{code[8:]}
 	for len(r.b) > 0 {
@@ -111,52 +110,6 @@ func moduleABIVersion(code []byte) (version abiVersion, ok bool) {
 	return 0, true
 }
 
-// hasEmptyElements says whether a module's tables have elements that its
-// element segments leave empty. Of tables and segments in rarer forms it knows
-// nothing and says no.
-func hasEmptyElements(code []byte) bool {
-	const tables, elements = 4, 9
-	empty := uint64(0)
-	for r := (byteReader{code[8:]}); len(r.b) > 0; {
-		id, _ := r.byte()
-		section, ok := r.bytes()
-		s := byteReader{section}
-		var n uint32
-		if id == tables || id == elements {
-			n, ok = s.uint32()
-		}
-		for ; ok && n > 0; n-- {
-			var form byte
-			var count uint32
-			switch id {
-			case tables: // a type, and limits
-				_, _ = s.byte()
-				form, _ = s.byte()
-				if count, ok = s.uint32(); ok && form&1 != 0 {
-					_, ok = s.uint32()
-				}
-				ok = ok && form <= 1
-				empty += uint64(count)
-			case elements: // of functions, active in table 0, from i32.const on
-				form, _ = s.byte()
-				opcode, _ := s.byte()
-				_, _ = s.uint32()
-				end, _ := s.byte()
-				count, ok = s.uint32()
-				ok = ok && form == 0 && opcode == 0x41 && end == 0x0b
-				empty -= min(empty, uint64(count))
-				for i := count; ok && i > 0; i-- {
-					_, ok = s.uint32()
-				}
-			}
-		}
-		if !ok {
-			return false
-		}
-	}
-	return empty > 0
-}
-
 // byteReader reads the WebAssembly binary format.
 type byteReader struct{ b []byte }
 
@@ -194,41 +147,39 @@ func (r *byteReader) bytes() ([]byte, bool) {
 // of the exports that the host calls.
 func (e *Engine) link(m *Module) error {
 	var lines, hints []string
-	var unsupported *UnsupportedError
 	refuse := func(line, hint string) {
 		lines = append(lines, line)
 		if hint != "" && !slices.Contains(hints, hint) {
 			hints = append(hints, hint)
 		}
 	}
-	notSimulated := func(name, reason string) {
-		if unsupported == nil {
-			unsupported = &UnsupportedError{Module: m.Name, Import: name, Reason: reason}
+	functions := m.compiled.ImportedFunctions()
+	for _, imported := range m.imports {
+		name := imported.module + "." + imported.name
+		if imported.kind == importTable || imported.kind == importMemory {
+			continue
 		}
-	}
-	for _, def := range m.compiled.ImportedFunctions() {
-		module, function, _ := def.Import()
-		name := module + "." + function
+		if imported.kind != importFunction {
+			refuse("Failed to load Wasm module due to a missing import: "+name, "Envoy has functions, a memory and tables to import, and nothing else")
+			continue
+		}
+		def := functions[0]
+		functions = functions[1:]
 		f, ok := e.hostFuncs[name]
 		switch {
 		case !ok || f.versions&m.version == 0:
-			refuse("Failed to load Wasm module due to a missing import: "+name, e.missingImportHint(m, module, function))
+			refuse("Failed to load Wasm module due to a missing import: "+name, e.missingImportHint(m, imported.module, imported.name))
 		case !slices.Equal(f.params, def.ParamTypes()) || !slices.Equal(f.results, def.ResultTypes()):
 			refuse(fmt.Sprintf("Failed to load Wasm module due to an import type mismatch: %s, want: %s, but host exports: %s",
-				name, signature(def.ParamTypes(), def.ResultTypes()), signature(f.params, f.results)), mismatchHint(function))
-		case f.call == nil:
-			notSimulated(name, f.unsupported)
+				name, signature(def.ParamTypes(), def.ResultTypes()), signature(f.params, f.results)), mismatchHint(imported.name))
 		}
 	}
-	for _, def := range m.compiled.ImportedMemories() {
-		module, name, _ := def.Import()
-		notSimulated(module+"."+name, "an imported memory")
-	}
 	if len(lines) > 0 {
-		return &LoadError{Module: m.Name, Lines: append(lines, "Wasm VM failed Failed to initialize Wasm code"), Hint: strings.Join(hints, "\n      ")}
+		return &LoadError{Module: m.Name, Lines: []string{lines[0], "Wasm VM failed Failed to initialize Wasm code"}, More: lines[1:], Hint: strings.Join(hints, "\n      ")}
 	}
-	if unsupported != nil {
-		return unsupported
+	if m.outside {
+		return &LoadError{Module: m.Name, Lines: []string{"Failed to create new Wasm instance", "Wasm VM failed Failed to initialize Wasm code"},
+			Hint: "an element segment does not fit into its table"}
 	}
 
 	exports := m.compiled.ExportedFunctions()

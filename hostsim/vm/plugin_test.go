@@ -3,6 +3,7 @@ package vm
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -257,13 +258,14 @@ func TestLoadErrors(t *testing.T) {
 		}
 		return err.Error()
 	}
+	const missing = "x.wasm: Wasm VM failed Missing or unknown Proxy-Wasm ABI version\nWasm VM failed Failed to load Wasm code"
 	const corrupted = "x.wasm: Wasm VM failed Failed to parse corrupted Wasm module\nWasm VM failed Failed to load Wasm code"
 	for code, want := range map[string]string{
-		"":                    corrupted + "\nhint: the file is empty",
-		"(module)":            corrupted + "\nhint: this is the text format; assemble it with wat2wasm",
-		"\x1f\x8b\x08":        corrupted + "\nhint: this is gzip; unpack it",
-		"\x00asm\x01\x00\x00": corrupted,
-		"hello":               corrupted + "\nhint: a module begins with \"\\x00asm\", this with \"hell\"",
+		"":                    "x.wasm: \nhint: the file is empty",
+		"(module)":            missing + "\nhint: this is the text format; assemble it with wat2wasm",
+		"\x1f\x8b\x08":        missing + "\nhint: this is gzip; unpack it",
+		"\x00asm\x01\x00\x00": missing + "\nhint: the module exports no function proxy_abi_version_0_1_0, _0_2_0 or _0_2_1; was it built with a Proxy-Wasm SDK?",
+		"hello":               missing + "\nhint: a module begins with \"\\x00asm\", this with \"hell\"",
 		"\x00asm\x01\x00\x00\x00\x07\xff\xff\xff\xff\x0f": corrupted,
 	} {
 		if got := load(code); got != want {
@@ -277,9 +279,16 @@ func TestLoadErrors(t *testing.T) {
 	if err == nil || err.Error() != want {
 		t.Errorf("error\n%v\nwant\n%s", err, want)
 	}
-	_, err = loadTestModule(t, e, "resolve_dns")
-	if u, ok := errors.AsType[*UnsupportedError](err); !ok || u.Import != "env.envoy_resolve_dns" {
-		t.Errorf("error %v, want an *UnsupportedError for env.envoy_resolve_dns", err)
+	if _, err = loadTestModule(t, e, "resolve_dns"); err != nil {
+		t.Errorf("a module that imports envoy_resolve_dns: %v", err)
+	}
+	header := "\x00asm\x01\x00\x00\x00"
+	abi021 := "\x01\x04\x01\x60\x00\x00\x03\x02\x01\x00%s\x07\x1b\x01\x17proxy_abi_version_0_2_1\x00\x00\x0a\x04\x01\x02\x00\x0b"
+	for name, memories := range map[string]string{"several memories": "\x05\x05\x02\x00\x01\x00\x01", "a memory of 64 bits": "\x05\x03\x01\x04\x01"} {
+		_, err := e.Load(t.Context(), "module", []byte(header+fmt.Sprintf(abi021, memories)))
+		if u, ok := errors.AsType[*UnsupportedError](err); !ok || u.Reason != name {
+			t.Errorf("%s: error %v, want an *UnsupportedError", name, err)
+		}
 	}
 }
 

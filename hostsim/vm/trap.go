@@ -89,6 +89,8 @@ func newTrapError(function string, err error) *TrapError {
 		e.Reason = outOfTable
 	case "indirect call type mismatch":
 		e.Reason = wrongElement
+	case "uncaught exception":
+		e.Reason = "Uncaught #<Exception>"
 	case "stack overflow":
 		e.Reason = "Uncaught RangeError: Maximum call stack size exceeded"
 	default:

@@ -60,22 +60,23 @@ func TestDeadlineThatIsOver(t *testing.T) {
 func TestEmptyElementsOfTables(t *testing.T) {
 	section := func(id byte, content ...byte) []byte { return append([]byte{id, byte(len(content))}, content...) }
 	tests := []struct {
-		name     string
-		sections [][]byte
-		want     bool
+		name          string
+		sections      [][]byte
+		gaps, outside bool
 	}{
-		{"no table", nil, false},
-		{"an empty table", [][]byte{section(4, 1, 0x70, 0, 2)}, true},
-		{"a full table", [][]byte{section(4, 1, 0x70, 1, 2, 9), section(9, 1, 0, 0x41, 0, 0x0b, 2, 0, 1)}, false},
-		{"a gap at the start", [][]byte{section(4, 1, 0x70, 0, 3), section(9, 1, 0, 0x41, 1, 0x0b, 2, 0, 1)}, true},
-		{"a table without elements", [][]byte{section(4, 1, 0x70, 0, 0)}, false},
-		{"more elements than there are bytes", [][]byte{section(4, 1, 0x70, 0, 3), section(9, 1, 0, 0x41, 1, 0x0b, 9, 0, 1)}, false},
-		{"a segment of another form", [][]byte{section(4, 1, 0x70, 0, 3), section(9, 1, 1, 0, 1, 0)}, false},
+		{"no table", nil, false, false},
+		{"an empty table", [][]byte{section(4, 1, 0x70, 0, 2)}, true, false},
+		{"a full table", [][]byte{section(4, 1, 0x70, 1, 2, 9), section(9, 1, 0, 0x41, 0, 0x0b, 2, 0, 1)}, false, false},
+		{"a gap at the start", [][]byte{section(4, 1, 0x70, 0, 3), section(9, 1, 0, 0x41, 1, 0x0b, 2, 0, 1)}, true, false},
+		{"a segment behind the end", [][]byte{section(4, 1, 0x70, 0, 3), section(9, 1, 0, 0x41, 2, 0x0b, 2, 0, 1)}, true, true},
+		{"a table without elements", [][]byte{section(4, 1, 0x70, 0, 0)}, false, false},
+		{"more elements than there are bytes", [][]byte{section(4, 1, 0x70, 0, 3), section(9, 1, 0, 0x41, 1, 0x0b, 9, 0, 1)}, false, false},
+		{"a segment of another form", [][]byte{section(4, 1, 0x70, 0, 3), section(9, 1, 1, 0, 1, 0)}, false, false},
 	}
 	for _, tt := range tests {
 		code := slices.Concat(append([][]byte{[]byte("\x00asm\x01\x00\x00\x00")}, tt.sections...)...)
-		if got := hasEmptyElements(code); got != tt.want {
-			t.Errorf("%s: got %v, want %v", tt.name, got, tt.want)
+		if gaps, outside := elements(code); gaps != tt.gaps || outside != tt.outside {
+			t.Errorf("%s: got %v, %v, want %v, %v", tt.name, gaps, outside, tt.gaps, tt.outside)
 		}
 	}
 }

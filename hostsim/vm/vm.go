@@ -126,7 +126,7 @@ func newInstance(g *group, worker int) (*instance, error) {
 	v.module = module
 	e.created.Add(1)
 	e.active.Add(1)
-	if len(g.module.compiled.ExportedMemories()) > 0 {
+	if g.module.memory || len(g.module.compiled.ExportedMemories()) > 0 {
 		v.memory = module.Memory()
 	}
 	for cb, spec := range g.module.callbacks {

@@ -1,0 +1,15 @@
+;; A guest whose memory and table are imports, beside a table and functions of its own.
+(module
+  (import "env" "proxy_log" (func $log (param i32 i32 i32) (result i32)))
+  (import "env" "memory" (memory 1 2))
+  (import "js" "table" (table 2 funcref))
+  (table $own 1 funcref)
+  (type $say (func (result i32)))
+  (elem (i32.const 1) $hello)
+  (data (i32.const 64) "hello from imported memory")
+  (func $hello (result i32) (call $log (i32.const 2) (i32.const 64) (i32.const 26)))
+  (func (export "proxy_abi_version_0_2_1"))
+  (func (export "malloc") (param i32) (result i32) (i32.const 1024))
+  (func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32)
+    (drop (call_indirect (type $say) (i32.const 1)))
+    (i32.const 0)))

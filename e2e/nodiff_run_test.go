@@ -538,7 +538,7 @@ func (x *nodiffProxy) stats(wanted []*regexp.Regexp) (map[string]int64, error) {
 var (
 	dateValue    = regexp.MustCompile(`[A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]{2} [0-9]{4} [0-9:]{8} GMT`)
 	uuidValue    = regexp.MustCompile(`\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b`)
-	serviceTime  = regexp.MustCompile(`(?i)\b(x-envoy-upstream-service-time: *|[a-z_]*duration"?[=:] *)[0-9]+`)
+	serviceTime  = regexp.MustCompile(`(?i)\b(x-envoy-upstream-service-time: *|[a-z_]*duration"?[=:] *)-?[0-9]+`)
 	defaultLog   = regexp.MustCompile(`^((?:file: )?\[<time>\] ".*" [0-9]+ \S+ [0-9]+ [0-9]+) [0-9]+ (?:[0-9]+|(-)) `) // durations
 	expectedTime = regexp.MustCompile(`^(x-envoy-expected-rq-timeout-ms: )([0-9]+)$`)
 	startTime    = regexp.MustCompile(`\b20[0-9]{2}-[0-9]{2}-[0-9]{2}T[0-9:.]+(Z|[+-][0-9:]+)?`)

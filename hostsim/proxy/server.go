@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"math"
 	"net"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -185,6 +186,11 @@ func (b *builder) build(listen bool) error {
 		s.flushInterval = math.MaxInt64
 		s.Stats.onRead = true
 	}
+	if a := b.boot.Proto().GetAdmin().GetAddress(); a != nil {
+		if _, err := b.socketAddress("admin.address", a); err != nil {
+			return err
+		}
+	}
 	static := b.boot.Proto().GetStaticResources()
 	for i, c := range static.GetClusters() {
 		path := at("static_resources", "clusters", i)
@@ -215,11 +221,12 @@ func (b *builder) build(listen bool) error {
 	}
 	for i, l := range s.listeners {
 		c := static.GetListeners()[i]
-		path := at("static_resources", "listeners", i) + ".address.socket_address"
+		path := at("static_resources", "listeners", i) + ".address"
 		address, err := b.socketAddress(path, c.GetAddress())
 		if err != nil {
 			return err
 		}
+		path += ".socket_address"
 		if c.GetBindToPort() != nil && !c.GetBindToPort().GetValue() {
 			if l.unbound, err = net.ResolveTCPAddr("tcp", address); err != nil {
 				return b.boot.Errorf(path, "%v", err)
@@ -243,6 +250,12 @@ func plainListenError(err error) error {
 }
 
 func (b *builder) listener(path string, c *listenerv3.Listener) (*listener, error) {
+	if c.GetAddress() == nil {
+		return nil, b.boot.Errorf(path, "a listener needs an address")
+	}
+	if _, err := b.socketAddress(path+".address", c.GetAddress()); err != nil {
+		return nil, err
+	}
 	l := &listener{name: c.GetName(), server: b.server}
 	l.inbound = c.GetTrafficDirection() == corev3.TrafficDirection_INBOUND
 	l.modifyOnly = c.GetDrainType() == listenerv3.Listener_MODIFY_ONLY
@@ -263,6 +276,10 @@ func (b *builder) listener(path string, c *listenerv3.Listener) (*listener, erro
 		chainPath := at(path, "filter_chains", i)
 		if i == len(c.GetFilterChains()) {
 			chainPath = path + ".default_filter_chain"
+		} else if j := slices.IndexFunc(chains[:i], func(earlier *listenerv3.FilterChain) bool {
+			return sameMatch(earlier.GetFilterChainMatch(), chain.GetFilterChainMatch())
+		}); j >= 0 {
+			return nil, b.boot.Errorf(chainPath, "the same filter_chain_match as filter_chains[%d]: no connection could choose between them", j)
 		}
 		compiled, err := b.listenerChain(chainPath, chain)
 		if err != nil {
@@ -287,6 +304,18 @@ func (b *builder) listener(path string, c *listenerv3.Listener) (*listener, erro
 	return l, nil
 }
 
+// sameMatch compares what filter chains are chosen by; nothing is as good as an
+// empty one.
+func sameMatch(a, b *listenerv3.FilterChainMatch) bool {
+	if a == nil {
+		a = &listenerv3.FilterChainMatch{}
+	}
+	if b == nil {
+		b = &listenerv3.FilterChainMatch{}
+	}
+	return proto.Equal(a, b)
+}
+
 // listenerStatName is the listener's name in stats: its address.
 func listenerStatName(c *listenerv3.Listener) string {
 	if c.GetStatPrefix() != "" {
@@ -297,14 +326,17 @@ func listenerStatName(c *listenerv3.Listener) string {
 	return strings.ReplaceAll(address, ":", "_")
 }
 
-// socketAddress gives host:port of an address.
+// socketAddress gives host:port of an address to listen on.
 func (b *builder) socketAddress(path string, a *corev3.Address) (string, error) {
 	sa := a.GetSocketAddress()
 	if sa == nil {
 		return "", b.boot.Unsupported(path, "an address other than socket_address")
 	}
 	if sa.GetNamedPort() != "" {
-		return "", b.boot.Unsupported(path+".named_port", "a named port")
+		return "", b.boot.Unsupported(path+".socket_address.named_port", "a named port")
+	}
+	if _, err := netip.ParseAddr(sa.GetAddress()); err != nil {
+		return "", b.boot.Errorf(path+".socket_address.address", "%q is no IP address: a listener does not look up names", sa.GetAddress())
 	}
 	return net.JoinHostPort(sa.GetAddress(), strconv.Itoa(int(sa.GetPortValue()))), nil
 }

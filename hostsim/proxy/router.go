@@ -93,7 +93,7 @@ func (s *stream) attempt(r *route, c *cluster) *localReply {
 		pool = &h.raw[r.priority]
 	}
 	s.atOnce = !s.upgrade && pool.hasIdle() // then Envoy has sent the head before it looks further
-	if s.attempts == 1 && !s.atOnce {
+	if s.attempts == 1 && (!s.atOnce || s.decoded()) {
 		r := s.spoiled()
 		if r == nil {
 			r = s.contentAhead()

@@ -11,7 +11,6 @@ import (
 	"log/slog"
 	"math"
 	"net"
-	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -187,7 +186,7 @@ func (b *builder) build(listen bool) error {
 		s.Stats.onRead = true
 	}
 	if a := b.boot.Proto().GetAdmin().GetAddress(); a != nil {
-		if _, err := b.socketAddress("admin.address", a); err != nil {
+		if _, err := b.listenAddress("admin.address", a); err != nil {
 			return err
 		}
 	}
@@ -222,7 +221,7 @@ func (b *builder) build(listen bool) error {
 	for i, l := range s.listeners {
 		c := static.GetListeners()[i]
 		path := at("static_resources", "listeners", i) + ".address"
-		address, err := b.socketAddress(path, c.GetAddress())
+		address, err := b.listenAddress(path, c.GetAddress())
 		if err != nil {
 			return err
 		}
@@ -253,7 +252,7 @@ func (b *builder) listener(path string, c *listenerv3.Listener) (*listener, erro
 	if c.GetAddress() == nil {
 		return nil, b.boot.Errorf(path, "a listener needs an address")
 	}
-	if _, err := b.socketAddress(path+".address", c.GetAddress()); err != nil {
+	if _, err := b.listenAddress(path+".address", c.GetAddress()); err != nil {
 		return nil, err
 	}
 	l := &listener{name: c.GetName(), server: b.server}
@@ -326,17 +325,26 @@ func listenerStatName(c *listenerv3.Listener) string {
 	return strings.ReplaceAll(address, ":", "_")
 }
 
-// socketAddress gives host:port of an address to listen on.
+// listenAddress is socketAddress for what listens, which no name will do for.
+func (b *builder) listenAddress(path string, a *corev3.Address) (string, error) {
+	path += ".socket_address"
+	address, err := b.socketAddress(path, a)
+	if err == nil {
+		if ip := a.GetSocketAddress().GetAddress(); net.ParseIP(ip) == nil {
+			err = b.boot.Errorf(path+".address", "%q is no IP address: a listener does not look up names", ip)
+		}
+	}
+	return address, err
+}
+
+// socketAddress gives host:port of an address.
 func (b *builder) socketAddress(path string, a *corev3.Address) (string, error) {
 	sa := a.GetSocketAddress()
 	if sa == nil {
 		return "", b.boot.Unsupported(path, "an address other than socket_address")
 	}
 	if sa.GetNamedPort() != "" {
-		return "", b.boot.Unsupported(path+".socket_address.named_port", "a named port")
-	}
-	if _, err := netip.ParseAddr(sa.GetAddress()); err != nil {
-		return "", b.boot.Errorf(path+".socket_address.address", "%q is no IP address: a listener does not look up names", sa.GetAddress())
+		return "", b.boot.Unsupported(path+".named_port", "a named port")
 	}
 	return net.JoinHostPort(sa.GetAddress(), strconv.Itoa(int(sa.GetPortValue()))), nil
 }

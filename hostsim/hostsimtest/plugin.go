@@ -5,6 +5,8 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"io"
+	"log/slog"
 	"maps"
 	"os"
 	"path/filepath"
@@ -67,12 +69,16 @@ func Clusters(names ...string) Option {
 	return func(o *options) { o.clusters = append(o.clusters, names...) }
 }
 
-// Property is an attribute by its dotted path, "xds.route_name". Without it
+// Property is an attribute by its path, with dots, or NUL where a name has
+// dots itself, between the segments: "xds.route_name". Without it
 // plugins get what Envoy would know of such a stream, request.path for one.
 // The value is a string, []byte, bool, int, int64, uint64 or Headers, and is
 // encoded as Envoy does that.
 func Property(path string, value any) Option {
-	return func(o *options) { o.properties[strings.ReplaceAll(path, ".", "\x00")] = encode(value) }
+	if !strings.Contains(path, "\x00") {
+		path = strings.ReplaceAll(path, ".", "\x00")
+	}
+	return func(o *options) { o.properties[path] = encode(value) }
 }
 
 // Foreign is a foreign function. Those of Envoy are there without it.
@@ -201,7 +207,8 @@ func load(t T, file string, opts []Option) (*Filter, error) {
 	p.started = &Effect{}
 	p.effect = p.started
 	p.harness, err = proxy.NewHarness(context.Background(), boot, proxy.HarnessOptions{
-		Options: proxy.Options{CacheDir: cacheDir(), CallbackDeadline: o.deadline, MemoryLimitPages: uint32(o.memory >> 16)},
+		// Of the log nothing is kept but what a plugin that is refused has said: all else is observed. Its level is Envoy's.
+		Options: proxy.Options{Logger: slog.New(slog.NewTextHandler(io.Discard, nil)), CacheDir: cacheDir(), CallbackDeadline: o.deadline, MemoryLimitPages: uint32(o.memory >> 16)},
 		Now:     func() time.Time { return p.now }, Observe: p.observe, Callouts: (*callouts)(p),
 		Property: func(path string) ([]byte, bool) {
 			value, ok := o.properties[strings.TrimSuffix(path, "\x00")]

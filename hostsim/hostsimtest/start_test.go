@@ -26,6 +26,39 @@ func shipped(t *testing.T, name string, opts ...ServerOption) *Server {
 	return Start(t, "../../envoy/bootstrap/"+name, append(opts, Replace("bin/switchyard.wasm", wasm))...)
 }
 
+// The project's own plugin, callback by callback.
+func TestShippedPlugin(t *testing.T) {
+	t.Parallel()
+	const wasm = "../../bin/switchyard.wasm"
+	if _, err := os.Stat(wasm); err != nil {
+		t.Skip("bin/switchyard.wasm is not there; run make build")
+	}
+	p := Plugin(t, wasm, Config(`{"rules": [{"name": "live", "protocol": "websocket", "cluster": "sockets"}], "default": "refuse"}`))
+	if !p.Started().Logged("info", "switchyard: started version=") {
+		t.Errorf("it does not say that it has started: %v", p.Started().Logs)
+	}
+	request := func(upgrade string) Headers {
+		return Headers{{":method", "GET"}, {":path", "/"}, {":scheme", "http"}, {":authority", "a"}, {"connection", "Upgrade"}, {"upgrade", upgrade},
+			{"sec-websocket-version", "13"}, {"sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="}, {"x-upgrade-route", "spoofed"}}
+	}
+	s := p.Stream()
+	got := s.RequestHeaders(request("h2c, websocket"), false)
+	expect(t, "action", got.Action, Continue)
+	expect(t, "route", got.After.Values("x-upgrade-route"), []string{"live"})
+	expect(t, "cluster", got.After.Get("x-upgrade-cluster"), "sockets")
+	expect(t, "upgrade", got.After.Get("upgrade"), "websocket")
+	expect(t, "filter state", got.Calls("proxy_set_property"), []Hostcall{{Name: "proxy_set_property", Arguments: `path: "switchyard.route", value: "live"`, Result: "Ok"}})
+	s.End()
+	s = p.Stream()
+	got = s.RequestHeaders(request("tcp"), false)
+	expect(t, "what no rule matches", got.Reply.Status, 403)
+	s.End()
+	expect(t, "decisions", p.Counter("switchyard.decisions.rule.live.reason.offered.protocol.websocket"), uint64(1))
+	if err := Refused(t, wasm, Config(`{"rules": [{"protocol": 1}]}`)); !strings.Contains(err.Error(), "rules[0].protocol") {
+		t.Errorf("a mistake in its configuration: %v", err)
+	}
+}
+
 func get(t *testing.T, url string) (status int, body string) {
 	t.Helper()
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}

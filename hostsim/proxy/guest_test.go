@@ -170,12 +170,16 @@ func TestGuestsUnderLoad(t *testing.T) {
 		"log:call web GET /late 1000",
 		"rqh:forget;rqh:eff 1;rqh:prop request/path",
 	}
+	requests := 40
+	if raceDetector && !testing.Short() {
+		requests = 200
+	}
 	var clients sync.WaitGroup
 	for n := range 8 {
 		clients.Go(func() {
 			client := &http.Client{Transport: &http.Transport{}, Timeout: 500 * time.Millisecond}
 			defer client.CloseIdleConnections()
-			for i := range 40 {
+			for i := range requests {
 				request, _ := http.NewRequestWithContext(t.Context(), "POST", "http://"+address+"/", strings.NewReader("hello"))
 				request.Header.Set("x-do", scripts[(i*7+n)%len(scripts)])
 				if response, err := client.Do(request); err == nil { // some are closed, and some wait for ever

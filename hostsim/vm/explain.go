@@ -117,6 +117,14 @@ func nameOf(names []string, n uint64) string {
 	return strconv.FormatUint(uint64(uint32(n)), 10)
 }
 
+// number shows an argument, of which a guest may leave the upper half as it is.
+func number(t api.ValueType, n uint64) string {
+	if t == i64 {
+		return strconv.FormatInt(int64(n), 10)
+	}
+	return strconv.FormatInt(int64(int32(uint32(n))), 10)
+}
+
 // shown is as much of a long value as a log line has room for.
 const shown = 120
 
@@ -141,7 +149,7 @@ func (v *instance) describe(f *hostFunc, stack []uint64) string {
 			if i > 0 {
 				b.WriteString(", ")
 			}
-			fmt.Fprintf(&b, "%d", int64(stack[i]))
+			b.WriteString(number(f.params[i], stack[i]))
 		}
 		return b.String() + ")"
 	}
@@ -175,11 +183,7 @@ func (v *instance) describe(f *hostFunc, stack []uint64) string {
 		case "l":
 			b.WriteString(nameOf(levelNames[:], stack[at]))
 		default:
-			if f.params[at] == i64 {
-				fmt.Fprintf(&b, "%d", int64(stack[at]))
-			} else {
-				fmt.Fprintf(&b, "%d", int32(uint32(stack[at])))
-			}
+			b.WriteString(number(f.params[at], stack[at]))
 		}
 		at++
 	}

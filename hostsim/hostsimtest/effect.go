@@ -8,7 +8,7 @@ import (
 	"switchyard/hostsim/vm"
 )
 
-// T is what is needed of a *testing.T, *testing.B or *testing.F.
+// T is what is needed of a *testing.T or *testing.B.
 type T interface {
 	Helper()
 	Log(args ...any)

@@ -40,10 +40,7 @@ var ignorable = map[protoreflect.FullName]string{
 	"envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.tracing":                   "reports traces",
 	"envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.access_log_flush_interval": "logs more often",
 	"envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.access_log_options":        "logs more often",
-	"envoy.extensions.filters.http.router.v3.Router.dynamic_stats":                                                "reports stats",
 	"envoy.extensions.filters.http.router.v3.Router.start_child_span":                                             "reports traces",
-	"envoy.extensions.filters.http.router.v3.Router.upstream_log":                                                 "logs attempts",
-	"envoy.extensions.filters.http.router.v3.Router.upstream_log_options":                                         "logs attempts",
 
 	"envoy.config.cluster.v3.Cluster.upstream_connection_options": "sets socket options",
 	"envoy.config.cluster.v3.Cluster.preconnect_policy":           "connects ahead of need",

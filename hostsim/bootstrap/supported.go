@@ -112,7 +112,7 @@ var supported = map[protoreflect.FullName]string{
 	"envoy.extensions.access_loggers.file.v3.FileAccessLog":                   "path log_format format json_format typed_json_format",
 	"envoy.extensions.access_loggers.stream.v3.StdoutAccessLog":               "log_format",
 	"envoy.extensions.access_loggers.stream.v3.StderrAccessLog":               "log_format",
-	"envoy.extensions.filters.http.router.v3.Router":                          "suppress_envoy_headers respect_expected_rq_timeout",
+	"envoy.extensions.filters.http.router.v3.Router":                          "strict_check_headers dynamic_stats upstream_log upstream_log_options suppress_grpc_request_failure_code_stats suppress_envoy_headers respect_expected_rq_timeout",
 	"envoy.extensions.filters.http.wasm.v3.Wasm":                              "config",
 	"envoy.extensions.wasm.v3.PluginConfig":                                   "allow_on_headers_stop_iteration reload_config name root_id vm_config configuration failure_policy fail_open capability_restriction_config",
 	"envoy.extensions.wasm.v3.ReloadConfig":                                   "backoff",
@@ -182,13 +182,16 @@ var supported = map[protoreflect.FullName]string{
 	"envoy.config.core.v3.KeyValueAppend":                                     "record action",
 	"envoy.config.core.v3.KeyValuePair":                                       "key value",
 	"envoy.config.route.v3.RouteConfiguration":                                "name virtual_hosts validate_clusters max_direct_response_body_size_bytes vhost_header internal_only_headers most_specific_header_mutations_wins ignore_port_in_host_matching ignore_path_parameters_in_path_matching typed_per_filter_config metadata " + headerFields,
-	"envoy.config.route.v3.VirtualHost":                                       "retry_policy include_request_attempt_count include_attempt_count_in_response name domains routes require_tls virtual_clusters typed_per_filter_config metadata request_body_buffer_limit per_request_buffer_limit_bytes " + headerFields,
+	"envoy.config.route.v3.VirtualHost":                                       "include_is_timeout_retry_header retry_policy include_request_attempt_count include_attempt_count_in_response name domains routes require_tls virtual_clusters typed_per_filter_config metadata request_body_buffer_limit per_request_buffer_limit_bytes " + headerFields,
 	"envoy.config.route.v3.Route":                                             "name match route direct_response redirect metadata typed_per_filter_config stat_prefix decorator tracing request_body_buffer_limit per_request_buffer_limit_bytes " + headerFields,
 	"envoy.config.route.v3.RouteMatch":                                        "prefix path safe_regex path_separated_prefix case_sensitive headers filter_state connect_matcher runtime_fraction query_parameters cookies dynamic_metadata grpc path_match_policy",
 	"envoy.config.route.v3.HeaderMatcher":                                     "name string_match present_match invert_match treat_missing_header_as_empty range_match exact_match prefix_match suffix_match contains_match safe_regex_match",
 	"envoy.config.route.v3.RouteAction":                                       "retry_policy priority metadata_match cluster cluster_header timeout idle_timeout max_stream_duration upgrade_configs prefix_rewrite host_rewrite_literal weighted_clusters cluster_not_found_response_code regex_rewrite path_rewrite host_rewrite_header auto_host_rewrite host_rewrite_path_regex host_rewrite append_x_forwarded_host path_rewrite_policy hash_policy",
-	"envoy.config.route.v3.RouteAction.MaxStreamDuration":                     "max_stream_duration",
+	"envoy.config.route.v3.RouteAction.MaxStreamDuration":                     "grpc_timeout_header_max grpc_timeout_header_offset max_stream_duration",
 	"envoy.config.route.v3.RouteAction.UpgradeConfig":                         "upgrade_type enabled connect_config",
+	"envoy.extensions.filters.http.router.v3.Router.UpstreamAccessLogOptions": "flush_upstream_log_on_upstream_stream",
+	"envoy.config.route.v3.RetryPolicy.RateLimitedRetryBackOff":               "reset_headers max_interval",
+	"envoy.config.route.v3.RetryPolicy.ResetHeader":                           "name format",
 	"envoy.config.route.v3.DirectResponseAction":                              "status body body_format",
 	"envoy.config.cluster.v3.Cluster": "transport_socket name alt_stat_name type connect_timeout lb_policy load_assignment circuit_breakers per_connection_buffer_limit_bytes " +
 		"load_balancing_policy ring_hash_lb_config maglev_lb_config least_request_lb_config lb_subset_config common_lb_config dns_refresh_rate dns_lookup_family respect_dns_ttl metadata " +
@@ -231,7 +234,7 @@ var supported = map[protoreflect.FullName]string{
 	"envoy.extensions.formatter.req_without_query.v3.ReqWithoutQuery":              "",
 	"envoy.extensions.retry.host.omit_canary_hosts.v3.OmitCanaryHostsPredicate":    "",
 	"envoy.extensions.retry.host.omit_host_metadata.v3.OmitHostMetadataConfig":     "metadata_match",
-	"envoy.config.route.v3.RetryPolicy": "retry_on num_retries per_try_timeout per_try_idle_timeout retriable_status_codes retry_back_off " +
+	"envoy.config.route.v3.RetryPolicy": "rate_limited_retry_back_off retry_on num_retries per_try_timeout per_try_idle_timeout retriable_status_codes retry_back_off " +
 		"retriable_headers retriable_request_headers retry_host_predicate host_selection_retry_max_attempts",
 	"envoy.config.route.v3.RetryPolicy.RetryBackOff":                       "base_interval max_interval",
 	"envoy.config.route.v3.RetryPolicy.RetryHostPredicate":                 "name typed_config",

@@ -106,10 +106,10 @@ func (f *logFile) close() {
 	}
 }
 
-func (b *builder) accessLogs(parent string, list []*accesslogv3.AccessLog) ([]*accessLog, error) {
+func (b *builder) accessLogs(parent, field string, list []*accesslogv3.AccessLog) ([]*accessLog, error) {
 	var logs []*accessLog
 	for i, c := range list {
-		path := at(parent, "access_log", i) + ".typed_config"
+		path := at(parent, field, i) + ".typed_config"
 		msg, err := b.boot.Unpack(c.GetTypedConfig(), path)
 		if err != nil {
 			return nil, err
@@ -141,7 +141,7 @@ func (b *builder) accessLogs(parent string, list []*accesslogv3.AccessLog) ([]*a
 		if err != nil {
 			return nil, err
 		}
-		filter, err := b.logFilter(at(parent, "access_log", i)+".filter", c.GetFilter())
+		filter, err := b.logFilter(at(parent, field, i)+".filter", c.GetFilter())
 		if err != nil {
 			return nil, err
 		}

@@ -186,6 +186,17 @@ func (c *clusterStats) destroyed(how ending, busy bool) {
 // the proxy gives in its place (CodeStatsImpl::chargeResponseStat).
 func (c *clusterStats) responded(status int, internal, canary bool) {
 	c.codes.count(status)
+	c.respondedTo(status, internal, canary)
+}
+
+// respondedUncoded is responded without the stats of single statuses
+// (suppress_grpc_request_failure_code_stats).
+func (c *clusterStats) respondedUncoded(status int, internal, canary bool) {
+	c.codes.one(&c.codes.completed, "upstream_rq_completed", 0)
+	c.respondedTo(status, internal, canary)
+}
+
+func (c *clusterStats) respondedTo(status int, internal, canary bool) {
 	if canary {
 		c.canaryCodes.count(status)
 	}

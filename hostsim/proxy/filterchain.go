@@ -43,6 +43,9 @@ type filterChain struct {
 	filters                   []chainFilter
 	requestData, responseData bool
 	router                    *routerv3.Router
+	upstreamLogs              []*accessLog
+	silentStats               bool // dynamic_stats: false
+	atStart                   bool // attempts are logged when they have a connection, too
 }
 
 // chainFilter is a filter by the name under which routes configure it.
@@ -188,6 +191,11 @@ func (b *builder) filterChain(path string, list []*hcmv3.HttpFilter) (*filterCha
 			}
 			return nil, b.boot.Errorf(path, "non-terminal filter %q is the last of its chain: put envoy.filters.http.router behind it", c.GetName())
 		} else if router {
+			if chain.upstreamLogs, err = b.accessLogs(path, "upstream_log", chain.router.GetUpstreamLog()); err != nil {
+				return nil, err
+			}
+			chain.silentStats = chain.router.GetDynamicStats() != nil && !chain.router.GetDynamicStats().GetValue()
+			chain.atStart = chain.router.GetUpstreamLogOptions().GetFlushUpstreamLogOnUpstreamStream()
 			break
 		}
 		f, err := b.filter(path, c.GetName(), msg)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // isGRPC says whether a request is one of gRPC
@@ -20,7 +21,7 @@ func (s *stream) grpcReply(r *localReply, status int, body, contentType string) 
 	h.set(":status", "200")
 	h.set("content-type", "application/grpc")
 	if h.value("grpc-status") == "" {
-		n := grpcStatus(status)
+		n := s.grpcStatusOf(status)
 		if r.guest && r.grpcStatus >= 0 && r.grpcStatus <= 16 { // those there are
 			n = int(r.grpcStatus)
 		}
@@ -125,4 +126,70 @@ func grpcNumberCommand(*builder, string, string) (command, error) {
 		}
 		return strconv.AppendInt(dst, int64(s.grpcStatus()), 10), raw
 	}, nil
+}
+
+// grpcStatusOf is what a local reply has for grpc-status.
+func (s *stream) grpcStatusOf(status int) int {
+	if s.details == "max_duration_timeout" {
+		return 4 // DEADLINE_EXCEEDED
+	}
+	return grpcStatus(status)
+}
+
+// limitGRPC limits the life of the stream by the route, or by the grpc-timeout
+// that the client has sent, and tells a gRPC upstream.
+func (s *stream) limitGRPC(r *route) {
+	limit := r.maxStream
+	t, ok := time.Duration(0), false
+	if r.grpcMost >= 0 {
+		t, ok = grpcTimeout(s.request.value("grpc-timeout"))
+	}
+	if ok {
+		if r.grpcMost > 0 {
+			t = min(t, r.grpcMost)
+		}
+		limit = max(t-r.grpcOffset, 0)
+		s.timers.whole = s.start.Add(limit)
+	} else if limit >= 0 {
+		s.timers.limitWhole(s.start, limit)
+	}
+	if (ok || limit > 0) && isGRPC(&s.request) {
+		ms, unit := limit.Milliseconds(), "m"
+		for _, next := range []struct {
+			of   int64
+			unit string
+		}{{1000, "S"}, {60, "M"}, {60, "H"}} {
+			if ms <= 99_999_999 {
+				break
+			}
+			ms, unit = ms/next.of, next.unit
+		}
+		s.request.set("grpc-timeout", s.keepInt(ms)+unit)
+	}
+}
+
+// grpcTimeout reads a grpc-timeout (Grpc::Common::getGrpcTimeout).
+func grpcTimeout(text string) (time.Duration, bool) {
+	if len(text) < 2 || len(text) > 9 {
+		return 0, false
+	}
+	n, err := strconv.ParseUint(text[:len(text)-1], 10, 64)
+	if err != nil {
+		return 0, false
+	}
+	switch text[len(text)-1] {
+	case 'H':
+		return time.Duration(min(n, 1<<20)) * time.Hour, true
+	case 'M':
+		return time.Duration(n) * time.Minute, true
+	case 'S':
+		return time.Duration(n) * time.Second, true
+	case 'm':
+		return time.Duration(n) * time.Millisecond, true
+	case 'u':
+		return (time.Duration(n)*time.Microsecond + time.Millisecond - 1).Truncate(time.Millisecond), true
+	case 'n':
+		return (time.Duration(n) + time.Millisecond - 1).Truncate(time.Millisecond), true
+	}
+	return 0, false
 }

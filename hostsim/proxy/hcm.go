@@ -731,7 +731,7 @@ func (b *builder) hcm(path string, c *hcmv3.HttpConnectionManager) (*hcm, error)
 	if m.upgrades, err = b.upgradeConfigs(path, c.GetUpgradeConfigs()); err != nil {
 		return nil, err
 	}
-	if m.accessLogs, err = b.accessLogs(path, c.GetAccessLog()); err != nil {
+	if m.accessLogs, err = b.accessLogs(path, "access_log", c.GetAccessLog()); err != nil {
 		return nil, err
 	}
 	m.stats = newHCMStats(&b.server.Stats, "http."+c.GetStatPrefix()+".", b.listenerPrefix)

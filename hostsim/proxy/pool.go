@@ -95,13 +95,14 @@ type upstreamConn struct {
 	in   input
 	out  []byte
 
-	uses      int  // requests so far
-	old       bool // max_connection_duration has passed
-	life      *time.Timer
-	id        uint64
-	times     connectTimes
-	sent      int64     // bytes
-	idleSince time.Time // when it was given back
+	contentSent int64 // of the request under way
+	uses        int   // requests so far
+	old         bool  // max_connection_duration has passed
+	life        *time.Timer
+	id          uint64
+	times       connectTimes
+	sent        int64     // bytes
+	idleSince   time.Time // when it was given back
 
 	secure   *secure       // TLS, if there is any
 	http2    *http2Stream  // what Conn is, if it is a stream of an HTTP/2 connection

@@ -115,6 +115,8 @@ type retryPolicy struct {
 	codes                   []int
 	headers, requestHeaders []headerMatcher
 	backOff, backOffMost    time.Duration
+	resets                  []resetHeader
+	resetMost               time.Duration
 	otherHosts              bool // not those that were tried
 	unwanted                []func(*host) bool
 	otherHostsAttempts      int // to find one
@@ -140,6 +142,7 @@ type retryState struct {
 	headers []string
 	armed   bool // a retry is under way, and counted
 	backOff time.Duration
+	limited time.Duration // what the upstream has asked for
 	tried   []*host
 }
 
@@ -306,15 +309,49 @@ func (r *retryState) again(wanted bool) (retry bool, flag string) {
 	r.armed = true
 	r.stats.retry.Add(1)
 	r.counted.retried()
-	r.stats.retryBackoff.Add(1)
+	if r.limited > 0 {
+		r.stats.retryBackoffLimited.Add(1)
+	} else {
+		r.stats.retryBackoff.Add(1)
+	}
 	return true, ""
 }
 
 // pause is how long to wait before the next attempt.
 func (r *retryState) pause() time.Duration {
+	if d := r.limited; d > 0 {
+		r.limited = 0
+		return d + rand.N(d/2)
+	}
 	most := r.backOff
 	r.backOff = min(2*r.backOff, r.policy.backOffMost)
 	return rand.N(most)
+}
+
+// resetHeader is a field by which an upstream says when to try again: after so
+// many seconds, or at a time.
+type resetHeader struct {
+	name      string
+	timestamp bool
+}
+
+// askedFor notes how long the upstream wants to be left alone.
+func (r *retryState) askedFor(h *Headers) {
+	r.limited = 0
+	for _, reset := range r.policy.resets {
+		n, ok := parseCount(h.value(reset.name))
+		if !ok {
+			continue
+		}
+		d := time.Duration(n) * time.Second
+		if reset.timestamp {
+			d = time.Until(time.Unix(int64(n), 0)).Truncate(time.Second)
+		}
+		if d > 0 && d <= r.policy.resetMost {
+			r.limited = d
+			return
+		}
+	}
 }
 
 // refuse returns what says that another host than h is to be found, and how
@@ -384,6 +421,15 @@ func (b *builder) retryPolicy(path string, c *routev3.RetryPolicy) (*retryPolicy
 			if p.backOffMost < p.backOff {
 				return nil, b.boot.Errorf(path+".retry_back_off.max_interval", "must be greater than or equal to the base_interval")
 			}
+		}
+	}
+	if v := c.GetRateLimitedRetryBackOff(); v != nil {
+		p.resetMost = 300 * time.Second
+		if m := v.GetMaxInterval(); m != nil {
+			p.resetMost = m.AsDuration()
+		}
+		for _, h := range v.GetResetHeaders() {
+			p.resets = append(p.resets, resetHeader{canonical(h.GetName()), h.GetFormat() == routev3.RetryPolicy_UNIX_TIMESTAMP})
 		}
 	}
 	for i, predicate := range c.GetRetryHostPredicate() {

@@ -49,6 +49,7 @@ type virtualHost struct {
 	contentLimits                        contentLimits
 	retry                                *retryPolicy
 	attemptCount, attemptCountInResponse bool
+	timeoutRetry                         bool // include_is_timeout_retry_header
 }
 
 // virtualCluster is a name for the requests of a virtual host that match.
@@ -80,6 +81,9 @@ type route struct {
 	timeout       time.Duration // 0: none
 	idleTimeout   time.Duration // 0: none; negative: the connection manager's
 	maxStream     time.Duration // 0: none; negative: the connection manager's
+	durations     bool          // max_stream_duration is there: timeout is not heeded
+	grpcMost      time.Duration // of grpc-timeout, which limits the stream; 0: any; negative: it does not
+	grpcOffset    time.Duration // to be taken from it
 	upgrades      map[string]bool
 	terminates    bool         // CONNECT ends here: what it carries goes to the host as it is
 	retry         *retryPolicy // nil: what the request asks for
@@ -365,6 +369,7 @@ func (b *builder) virtualHost(path string, c *routev3.VirtualHost, t *routeTable
 		requireTLS:   c.GetRequireTls() != routev3.VirtualHost_NONE,
 		tlsOutside:   c.GetRequireTls() == routev3.VirtualHost_EXTERNAL_ONLY,
 		attemptCount: c.GetIncludeRequestAttemptCount(), attemptCountInResponse: c.GetIncludeAttemptCountInResponse(),
+		timeoutRetry: c.GetIncludeIsTimeoutRetryHeader(),
 	}
 	v.limits(c)
 	var err error
@@ -400,7 +405,7 @@ func (b *builder) virtualHost(path string, c *routev3.VirtualHost, t *routeTable
 func (b *builder) route(path string, c *routev3.Route, v *virtualHost, t *routeTable) (*route, error) {
 	r := &route{
 		name: c.GetName(), virtualHost: v, metadata: c.GetMetadata(),
-		timeout: defaultRouteTimeout, idleTimeout: -1, maxStream: -1, noCluster: 503,
+		timeout: defaultRouteTimeout, idleTimeout: -1, maxStream: -1, grpcMost: -1, noCluster: 503,
 		contentLimits: requestLimits(c.GetRequestBodyBufferLimit(), c.GetPerRequestBufferLimitBytes(), v.contentLimits),
 	}
 	var err error
@@ -487,6 +492,12 @@ func (b *builder) routeAction(path string, r *route, a *routev3.RouteAction) err
 	}
 	if v := a.GetMaxStreamDuration().GetMaxStreamDuration(); v != nil {
 		r.maxStream = v.AsDuration()
+	}
+	if d := a.GetMaxStreamDuration(); d != nil {
+		r.durations, r.grpcOffset = true, d.GetGrpcTimeoutHeaderOffset().AsDuration()
+		if m := d.GetGrpcTimeoutHeaderMax(); m != nil {
+			r.grpcMost = m.AsDuration()
+		}
 	}
 	switch a.GetClusterNotFoundResponseCode() {
 	case routev3.RouteAction_NOT_FOUND:

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -40,9 +41,10 @@ func (s *stream) forward() *localReply {
 	if r.idleTimeout >= 0 {
 		s.timers.idle = r.idleTimeout
 	}
-	if r.maxStream >= 0 {
-		s.timers.limitWhole(s.start, r.maxStream)
+	if reply := s.checkStrictly(); reply != nil {
+		return reply
 	}
+	s.limitGRPC(r)
 	s.timeouts(r)
 	if r.virtualHost.attemptCount {
 		s.request.set("x-envoy-attempt-count", "1")
@@ -54,7 +56,11 @@ func (s *stream) forward() *localReply {
 	s.retry.counted = &s.counted
 	defer s.retry.release()
 	for s.attempts = 1; ; s.attempts++ {
+		s.timedOutTry = false
 		reply := s.attempt(r, c)
+		if s.flags != "DC" {
+			s.logAttempt()
+		}
 		if reply != tryAgain {
 			return reply
 		}
@@ -64,6 +70,9 @@ func (s *stream) forward() *localReply {
 		s.expectTimeout()
 		if r.virtualHost.attemptCount {
 			s.request.set("x-envoy-attempt-count", s.keepInt(int64(s.attempts+1)))
+		}
+		if r.virtualHost.timeoutRetry {
+			s.request.set("x-envoy-is-timeout-retry", strconv.FormatBool(s.timedOutTry))
 		}
 	}
 }
@@ -104,6 +113,7 @@ func (s *stream) attempt(r *route, c *cluster) *localReply {
 		}
 	}
 	s.retry.tried = append(s.retry.tried, h)
+	s.beginAttempt()
 	s.upstreamMeter.ask()
 	up, err := pool.acquire(s)
 	s.settle()
@@ -134,6 +144,9 @@ func (s *stream) attempt(r *route, c *cluster) *localReply {
 		return reply
 	}
 	up.SetDeadline(time.Time{})
+	if s.try.open && s.chain.atStart {
+		s.writeAttempt("UpstreamPoolReady")
+	}
 	s.startTry()
 	return s.exchange(r, up)
 }
@@ -142,6 +155,9 @@ func (s *stream) attempt(r *route, c *cluster) *localReply {
 // what the request asks for (FilterUtility::finalTimeout).
 func (s *stream) timeouts(r *route) {
 	s.timeout, s.timeoutStatus = r.timeout, 504
+	if r.durations {
+		s.timeout = 0
+	}
 	s.perTry, s.perTryIdle = 0, 0
 	if r.retry != nil {
 		s.perTry, s.perTryIdle = r.retry.perTry, r.retry.perTryIdle
@@ -229,7 +245,14 @@ func (s *stream) responded(c *cluster, status int) {
 
 // charge is responded without the host.
 func (s *stream) charge(c *cluster, status int) {
-	c.stats.responded(status, s.request.value("x-envoy-internal") == "true", s.response.value("x-envoy-upstream-canary") == "true")
+	if s.chain != nil && s.chain.silentStats {
+		return
+	}
+	count := c.stats.responded
+	if s.chain != nil && s.chain.router.GetSuppressGrpcRequestFailureCodeStats() && isGRPC(&s.request) {
+		count = c.stats.respondedUncoded
+	}
+	count(status, s.request.value("x-envoy-internal") == "true", s.response.value("x-envoy-upstream-canary") == "true")
 	s.counted.responded(status)
 }
 
@@ -297,8 +320,10 @@ func (s *stream) failed(err error) *localReply {
 			s.responded(s.host.cluster, r.status)
 			return r
 		case "upstream_per_try_timeout":
+			s.timedOutTry = true
 			stats.perTryTimeout.Add(1)
 		case "upstream_per_try_idle_timeout":
+			s.timedOutTry = true
 			stats.perTryIdleTimeout.Add(1)
 		default: // no matter of the upstream
 			return r
@@ -326,6 +351,7 @@ func (s *stream) failed(err error) *localReply {
 	default:
 		r.flags, reason = "UC", "connection termination"
 	}
+	s.try.flags = r.flags
 	again, flag := s.retry.again(s.retry.onReset(err, connect == nil))
 	if again {
 		s.response.reset(responseInline)
@@ -381,7 +407,7 @@ func (s *stream) exchange(r *route, up *upstreamConn) *localReply {
 
 	s.upstreamMeter.fieldsSent += requestFieldBytes(up.out)
 	s.upstreamMeter.begun = time.Now()
-	up.early = up.early[:0]
+	up.early, up.contentSent = up.early[:0], 0
 	up.uploaded = nil
 	content := s.retained
 	if s.attempts == 1 {
@@ -566,6 +592,7 @@ func (s *stream) retain(data []byte) {
 }
 
 func (u *upstreamConn) content(data []byte, chunked bool) {
+	u.contentSent += int64(len(data))
 	switch {
 	case len(data) == 0:
 	case chunked && u.http2 == nil:
@@ -671,6 +698,8 @@ func (s *stream) relay(r *route, up *upstreamConn) *localReply {
 	c := up.host.cluster
 	keep := !wantsClose(resp, http11) && body.kind != bodyUntilClose
 	s.mu.Lock()
+	s.attemptAnswered(status)
+	s.retry.askedFor(resp)
 	again, flag := s.retry.again(s.retry.onResponse(status, resp))
 	if !again {
 		s.retry.on = 0 // what is sent from now on need not be kept
@@ -1053,6 +1082,7 @@ func (s *stream) relayBody(body *bodyReader, up *upstreamConn, chunked bool) err
 			return err
 		}
 		if len(data) > 0 {
+			s.try.received += int64(len(data))
 			out, r := s.encodeData(data, false)
 			if r != nil {
 				c.flush()

@@ -268,7 +268,7 @@ func (b *builder) listener(path string, c *listenerv3.Listener) (*listener, erro
 	}
 	l.metadata = c.GetMetadata()
 	var err error
-	if l.accessLogs, err = b.accessLogs(path, c.GetAccessLog()); err != nil {
+	if l.accessLogs, err = b.accessLogs(path, "access_log", c.GetAccessLog()); err != nil {
 		return nil, err
 	}
 	for i, chain := range chains {

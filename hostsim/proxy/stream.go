@@ -83,6 +83,7 @@ type stream struct {
 	waited          bool   // for something other than the client's own bytes
 	chunked         bool   // how the request is framed
 	zeroLength      bool
+	timedOutTry     bool // the last attempt has
 	atOnce          bool // there was a connection for the request when it came
 	waiter          waiter
 	queued          chan struct{} // closed when the request has its place in the queue of an upstream; nil: nobody waits for that
@@ -91,6 +92,7 @@ type stream struct {
 	logType         string // which kind of access log this is; "": DownstreamEnd
 	refused         bool   // by the codec
 	routesFound     int    // how often a route was looked for
+	try             attemptLog
 	clusterName     string
 	upstreamHost    string
 	host            *host // of the last attempt
@@ -261,6 +263,7 @@ func (s *stream) end() {
 	for _, l := range s.hcm.accessLogs {
 		l.write(s)
 	}
+	s.logAttempt() // of a client that has left before
 	for i, f := range s.filters {
 		f.destroy()
 		s.filters[i] = nil

@@ -225,7 +225,7 @@ func (b *builder) tcpProxy(path string, c *tcpv3.TcpProxy) (*tcpProxy, *hcm, err
 		}
 	}
 	var err error
-	if p.accessLogs, err = b.accessLogs(path, c.GetAccessLog()); err != nil {
+	if p.accessLogs, err = b.accessLogs(path, "access_log", c.GetAccessLog()); err != nil {
 		return nil, nil, err
 	}
 	stats, prefix := &b.server.Stats, "tcp."+c.GetStatPrefix()+"."

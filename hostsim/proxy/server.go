@@ -294,6 +294,10 @@ func (b *builder) listener(path string, c *listenerv3.Listener) (*listener, erro
 			l.chains = append(l.chains, compiled)
 		}
 	}
+	if tcp := func(c *listenerChain) bool { return c.tcp != nil }; len(l.accessLogs) > 0 &&
+		(slices.ContainsFunc(l.chains, tcp) || l.defaultChain != nil && tcp(l.defaultChain)) {
+		return nil, b.boot.Unsupported(path+".access_log", "the access log of a listener with a tcp_proxy")
+	}
 	if err := b.listenerFilters(path, c, l); err != nil {
 		return nil, err
 	}

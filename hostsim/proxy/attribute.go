@@ -192,7 +192,7 @@ func appendPair(pairs abi.Pairs, key string, v any) (abi.Pairs, abi.Status) {
 
 // dynamicMetadata is the stream's metadata as a message.
 func (s *stream) dynamicMetadata() *corev3.Metadata {
-	return &corev3.Metadata{FilterMetadata: s.metadata}
+	return &corev3.Metadata{FilterMetadata: s.metadata, TypedFilterMetadata: s.typedMetadata}
 }
 
 // appendMessage prints a message as Envoy does: field by field in the order of

@@ -28,7 +28,9 @@ type headerMutationFactory struct {
 // headMutations is what is done to heads.
 type headMutations struct {
 	request, response []mutation
-	query             []queryMutation
+	// Of trailers, where there are any.
+	requestTrailers, responseTrailers []mutation
+	query                             []queryMutation
 }
 
 type queryMutation struct {
@@ -70,15 +72,31 @@ func (f *headerMutation) decodeHeaders(bool) status {
 }
 
 func (f *headerMutation) encodeHeaders(bool) status {
+	f.mutate(&f.stream.response, func(m *headMutations) []mutation { return m.response })
+	return goOn
+}
+
+// mutate applies the mutations that get gives, of the filter and of the route.
+func (f *headerMutation) mutate(h *Headers, get func(*headMutations) []mutation) {
 	apply := func(m *headMutations) {
-		for i := range m.response {
-			m.response[i].apply(&f.stream.response, f.stream)
+		steps := get(m)
+		for i := range steps {
+			steps[i].apply(h, f.stream)
 		}
 	}
 	apply(f.factory.mutations)
 	for _, m := range f.levels() {
 		apply(m)
 	}
+}
+
+func (f *headerMutation) decodeTrailers() status {
+	f.mutate(f.stream.decoding.trailers, func(m *headMutations) []mutation { return m.requestTrailers })
+	return goOn
+}
+
+func (f *headerMutation) encodeTrailers() status {
+	f.mutate(f.stream.encoding.trailers, func(m *headMutations) []mutation { return m.responseTrailers })
 	return goOn
 }
 
@@ -139,6 +157,12 @@ func (b *builder) headMutations(path string, c *mutationv3.Mutations) (*headMuta
 		return nil, err
 	}
 	if m.response, err = b.mutations(path+".response_mutations", c.GetResponseMutations()); err != nil {
+		return nil, err
+	}
+	if m.requestTrailers, err = b.mutations(path+".request_trailers_mutations", c.GetRequestTrailersMutations()); err != nil {
+		return nil, err
+	}
+	if m.responseTrailers, err = b.mutations(path+".response_trailers_mutations", c.GetResponseTrailersMutations()); err != nil {
 		return nil, err
 	}
 	for i, q := range c.GetQueryParameterMutations() {

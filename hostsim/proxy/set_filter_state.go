@@ -86,9 +86,6 @@ func (b *builder) stateValues(path string, c *statev3.Config) (*stateValues, err
 		if value.key = c.GetObjectKey(); value.key == "" {
 			return nil, b.boot.Errorf(path+".object_key", "is required")
 		}
-		if c.GetSharedWithUpstream() != commonv3.FilterStateValue_NONE {
-			return nil, b.boot.Unsupported(path+".shared_with_upstream", "filter state that is shared with the upstream")
-		}
 		factory, field := c.GetFactoryKey(), "factory_key"
 		if factory == "" {
 			factory, field = value.key, "object_key"
@@ -99,6 +96,10 @@ func (b *builder) stateValues(path string, c *statev3.Config) (*stateValues, err
 			return nil, b.boot.Unsupported(path+"."+field, "the object factory "+factory)
 		case !known:
 			return nil, b.boot.Errorf(path+"."+field, "%q does not have an object factory: set factory_key: envoy.string", factory)
+		}
+		if c.GetSharedWithUpstream() != commonv3.FilterStateValue_NONE && value.kind != stateString || factory == "envoy.hashable_string" && c.GetSharedWithUpstream() != commonv3.FilterStateValue_NONE {
+			// The others choose the connection.
+			return nil, b.boot.Unsupported(path+".shared_with_upstream", "filter state of "+factory+" that is shared with the upstream")
 		}
 		var err error
 		if value.format, err = b.substitution(path+".format_string", c.GetFormatString()); err != nil {

@@ -10,6 +10,7 @@ import (
 	"time"
 	"unsafe"
 
+	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/structpb"
 )
 
@@ -41,17 +42,18 @@ type stream struct {
 	broken                            bool // the response broke off
 	stopUpload                        atomic.Bool
 
-	bufferLimit int // of what waits at a filter, in bytes; 0: none
-	route       *route
-	routeKnown  bool
-	filters     []httpFilter
-	chain       *filterChain
-	filterState map[string]stateObject
-	metadata    map[string]*structpb.Struct // dynamic metadata by namespace
-	random      uint64                      // see randomNumber
-	formatted   []byte                      // room for what a format makes
-	additions   []field                     // room for headerEdit.apply
-	setCookies  []string                    // of hash policies, for the client
+	bufferLimit   int // of what waits at a filter, in bytes; 0: none
+	route         *route
+	routeKnown    bool
+	filters       []httpFilter
+	chain         *filterChain
+	filterState   map[string]stateObject
+	metadata      map[string]*structpb.Struct // dynamic metadata by namespace
+	typedMetadata map[string]*anypb.Any
+	random        uint64   // see randomNumber
+	formatted     []byte   // room for what a format makes
+	additions     []field  // room for headerEdit.apply
+	setCookies    []string // of hash policies, for the client
 
 	decoding, encoding iteration
 	local              *localReply // a filter's, until it is sent
@@ -174,6 +176,7 @@ func (s *stream) begin() {
 	clear(s.filterState)
 	s.conn.shareState(s)
 	clear(s.metadata)
+	clear(s.typedMetadata)
 	s.setCookies = s.setCookies[:0]
 	s.random, s.routesFound, s.localBody, s.client = 0, 0, "", ""
 	s.counted = countedFor{}

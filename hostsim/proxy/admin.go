@@ -35,7 +35,7 @@ func (s *Server) ServeAdmin(socket net.Listener, handler func(AdminRequest) Admi
 	}
 	const prefix = "listener.admin."
 	m.stats = newHCMStats(&s.Stats, "http.admin.", prefix)
-	l := &listener{name: "admin", server: s, plain: &listenerChain{hcm: m}, isAdmin: true, sockets: []net.Listener{socket}}
+	l := &listener{name: "admin", most: -1, server: s, plain: &listenerChain{hcm: m}, isAdmin: true, sockets: []net.Listener{socket}}
 	l.stats = newListenerStats(&s.Stats, prefix, []string{"main_thread"})
 	go l.serve(0)
 	go func() {

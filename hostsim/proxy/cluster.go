@@ -34,6 +34,8 @@ type cluster struct {
 	breakers                           [2]breaker // by routing priority
 	metadata                           *corev3.Metadata
 	stats                              *clusterStats
+	maintained                         condition // upstream.maintenance_mode; nil: never
+	maintenance                        *Stat
 	connectionIDs                      *atomic.Uint64 // of all clusters
 
 	endpoints     []endpoint // as configured
@@ -185,6 +187,19 @@ func (b *builder) cluster(path string, c *clusterv3.Cluster) (*cluster, error) {
 		return nil, err
 	}
 	cl.circuitBreakers(c.GetCircuitBreakers().GetThresholds())
+	for i, priority := range []string{"default", "high"} {
+		key, br := "circuit_breakers."+cl.name+"."+priority+".", &cl.breakers[i]
+		for name, most := range map[string]*int64{
+			"max_connections": &br.maxConnections, "max_pending_requests": &br.maxPending,
+			"max_requests": &br.maxRequests, "max_retries": &br.maxRetries,
+		} {
+			*most = int64(b.runtime.number(key+name, uint64(*most)))
+		}
+	}
+	if share := b.runtime.fraction("upstream.maintenance_mode."+cl.name, nil); share != nil {
+		cl.maintained = fraction(share)
+		cl.maintenance = b.server.Stats.Stat("cluster." + cl.statName + ".upstream_rq_maintenance_mode")
+	}
 	cl.stats.circuitBreakers(&b.server.Stats, cl, c.GetCircuitBreakers().GetThresholds())
 	b.server.Stats.beforeRead(cl.dropDead)
 	if err := b.endpoints(path+".load_assignment", cl, c); err != nil {

@@ -345,6 +345,7 @@ func (b *builder) balancing(path string, c *clusterv3.Cluster) (balancing, error
 	if v := c.GetCommonLbConfig().GetHealthyPanicThreshold(); v != nil {
 		lb.panicBelow = min(100, uint32(v.GetValue()))
 	}
+	lb.panicBelow = uint32(min(100, b.runtime.number("upstream.healthy_panic_threshold", uint64(lb.panicBelow))))
 	if c.GetLbSubsetConfig() != nil && len(c.GetLbSubsetConfig().GetSubsetSelectors()) > 0 {
 		lb.subsets = newSubsetting(c.GetLbSubsetConfig())
 		b.server.Stats.zeroGauges("cluster."+statName(c)+".", "lb_subsets_single_host_per_subset_duplicate")

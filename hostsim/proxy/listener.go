@@ -23,6 +23,8 @@ type listener struct {
 	plain        *listenerChain // the only one, where nothing is to be chosen
 	inspects     bool           // the first bytes of a connection
 	inspectLimit time.Duration
+	most         int64 // connections; negative: any number
+	open         atomic.Int64
 	goesOn       bool // when the time to inspect is over
 
 	accessLogs []*accessLog // of connections
@@ -58,6 +60,11 @@ func (l *listener) serve(worker int) {
 			}
 			l.server.options.Logger.Error("accept failed", "listener", l.name, "error", err)
 			time.Sleep(10 * time.Millisecond) // out of file descriptors, most likely
+			continue
+		}
+		if l.most >= 0 && l.open.Load() >= l.most {
+			conn.Close()
+			l.server.Stats.Stat(l.prefix + "downstream_cx_overflow").Add(1)
 			continue
 		}
 		c := l.server.newConnection(l, worker, conn)
@@ -107,6 +114,7 @@ type connection struct {
 	joined  bool         // ... whose end goes with its content
 
 	served    bool // at least one request
+	accepted  bool // by the listener; it is no stream of HTTP/2
 	unmatched bool // no filter chain is for it
 	life      lifetime
 
@@ -375,6 +383,8 @@ func (s *Server) newConnection(l *listener, worker int, conn net.Conn) *connecti
 		c.hcm, c.chain = l.plain.hcm, l.plain
 		c.in.received, c.in.buffering = c.hcm.stats.bytesReceived, c.hcm.stats.bytesBuffered
 	}
+	c.accepted = true
+	l.open.Add(1)
 	c.remoteIP = withoutPort(c.remote)
 	if ip := net.ParseIP(c.remoteIP); ip != nil {
 		c.loopback = ip.IsLoopback()
@@ -390,6 +400,9 @@ func (s *Server) forget(c *connection) {
 		t.Stop()
 	}
 	s.conns.mu.Lock()
+	if c.accepted {
+		c.listener.open.Add(-1)
+	}
 	delete(s.conns.open, c)
 	s.conns.mu.Unlock()
 	s.conns.wg.Done()

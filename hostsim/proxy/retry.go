@@ -396,6 +396,9 @@ func (b *builder) retryPolicy(path string, c *routev3.RetryPolicy) (*retryPolicy
 		return nil, nil
 	}
 	p := noRetryPolicy
+	p.backOff = time.Duration(b.runtime.number("upstream.base_retry_backoff_ms", uint64(defaultBackOff/time.Millisecond))) * time.Millisecond
+	p.backOff = max(p.backOff, time.Millisecond)
+	p.backOffMost = 10 * p.backOff
 	p.on, _ = parseRetryOn(c.GetRetryOn()) // Envoy, too, ignores what it does not know
 	p.on |= parseRetryGRPC(c.GetRetryOn())
 	if v := c.GetNumRetries(); v != nil {

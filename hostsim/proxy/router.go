@@ -44,6 +44,15 @@ func (s *stream) forward() *localReply {
 	if reply := s.checkStrictly(); reply != nil {
 		return reply
 	}
+	if c.maintained != nil && c.maintained(s) {
+		c.maintenance.Add(1)
+		s.charge(c, 503)
+		reply := &localReply{status: 503, body: "maintenance mode", details: "maintenance_mode", flags: "UO"}
+		if !s.silent() {
+			reply.headers = [][2]string{{"x-envoy-overloaded", "true"}}
+		}
+		return reply
+	}
 	s.limitGRPC(r)
 	s.timeouts(r)
 	if r.virtualHost.attemptCount {

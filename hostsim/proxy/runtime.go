@@ -21,6 +21,20 @@ type runtimeValues map[string]*structpb.Value
 var ownKeys = []string{"envoy.", "re2.", "overload.", "upstream.", "health_check.", "outlier_detection.", "circuit_breakers.", "tracing.", "http.",
 	"ratelimit.", "dns.", "ssl."}
 
+// readByEnvoy says that a key is one of those by which Envoy steers itself, and
+// that are simulated.
+func readByEnvoy(key string) bool {
+	listener, limit := strings.CutPrefix(key, "envoy.resource_limits.listener.")
+	_, breaker := strings.CutPrefix(key, "circuit_breakers.")
+	switch {
+	case limit:
+		return strings.HasSuffix(listener, ".connection_limit")
+	case breaker:
+		return slices.Contains([]string{"max_connections", "max_pending_requests", "max_requests", "max_retries"}, key[strings.LastIndexByte(key, '.')+1:])
+	}
+	return strings.HasPrefix(key, "upstream.maintenance_mode.") || key == "upstream.base_retry_backoff_ms" || key == "upstream.healthy_panic_threshold"
+}
+
 // runtimeLayer is one layer of layered_runtime.
 type runtimeLayer struct {
 	name   string
@@ -95,7 +109,7 @@ func (b *builder) readRuntimeValue(path, key string, v *structpb.Value) error {
 		return b.boot.Errorf(path, "invalid runtime entry value for %q: give a number, a text, true, false or a fraction", key)
 	}
 	for _, prefix := range ownKeys {
-		if strings.HasPrefix(key, prefix) {
+		if strings.HasPrefix(key, prefix) && !readByEnvoy(key) {
 			return b.boot.Unsupported(path, "the runtime key "+strconv.Quote(key))
 		}
 	}

@@ -255,7 +255,10 @@ func (b *builder) listener(path string, c *listenerv3.Listener) (*listener, erro
 	if _, err := b.listenAddress(path+".address", c.GetAddress()); err != nil {
 		return nil, err
 	}
-	l := &listener{name: c.GetName(), server: b.server}
+	l := &listener{name: c.GetName(), server: b.server, most: -1}
+	if key := "envoy.resource_limits.listener." + c.GetName() + ".connection_limit"; b.runtime[key] != nil {
+		l.most = int64(b.runtime.number(key, math.MaxInt64))
+	}
 	l.inbound = c.GetTrafficDirection() == corev3.TrafficDirection_INBOUND
 	l.modifyOnly = c.GetDrainType() == listenerv3.Listener_MODIFY_ONLY
 	b.listenerPrefix = "listener." + listenerStatName(c) + "."

@@ -10,7 +10,6 @@ import (
 
 	"cel.dev/cel-go/cel"
 	"cel.dev/cel-go/common/types"
-	"google.golang.org/protobuf/encoding/protowire"
 
 	"switchyard/hostsim/abi"
 	"switchyard/hostsim/vm"
@@ -18,7 +17,8 @@ import (
 
 // foreign is the foreign functions of Envoy besides clear_route_cache
 // (source/extensions/common/wasm/foreign.cc): set_envoy_filter_state,
-// declare_property, compress, uncompress, and those of expressions.
+// declare_property, compress, uncompress, sign, verify_signature, and those of
+// expressions.
 func (s *Server) foreign(stream vm.Stream, name string, args []byte) ([]byte, abi.Status) {
 	switch name {
 	case "compress":
@@ -63,12 +63,10 @@ func (s *Server) foreign(stream vm.Stream, name string, args []byte) ([]byte, ab
 			w.declared[strings.Clone(path)] = true
 		}
 		return nil, abi.StatusOK // what is declared is how it is kept, which nobody sees
-	case "sign", "verify_signature":
-		if len(args) == 0 {
-			return nil, abi.StatusBadArgument
-		}
-		s.guestLog.Error("the foreign function " + name + " is not simulated")
-		return nil, abi.StatusUnimplemented
+	case "sign":
+		return sign(args)
+	case "verify_signature":
+		return verifySignature(args)
 	}
 	return s.expressions.foreign(stream, name, args)
 }
@@ -151,29 +149,6 @@ const uncompressAtMost = 64 << 20
 
 // filterStateArguments reads fields 1 and 2 of a message, which are text.
 func filterStateArguments(b []byte) (path, value string, ok bool) {
-	for len(b) > 0 {
-		number, kind, n := protowire.ConsumeTag(b)
-		if n < 0 {
-			return "", "", false
-		}
-		b = b[n:]
-		if kind == protowire.BytesType && number <= 2 {
-			text, n := protowire.ConsumeBytes(b)
-			if n < 0 {
-				return "", "", false
-			}
-			if number == 1 {
-				path = string(text)
-			} else {
-				value = string(text)
-			}
-			b = b[n:]
-			continue
-		}
-		if n = protowire.ConsumeFieldValue(number, kind, b); n < 0 {
-			return "", "", false
-		}
-		b = b[n:]
-	}
-	return path, value, true
+	fields, ok := lengthDelimited(b)
+	return string(fields[1]), string(fields[2]), ok
 }

@@ -772,11 +772,14 @@ func (h *http2Conn) windowUpdate(f *http2.WindowUpdateFrame) *http2Error {
 	defer h.mu.Unlock()
 	e := &http2Error{code: http2.ErrCodeFlowControl, silent: true, details: "http2.unknown.nghttp2.error"}
 	if f.StreamID == 0 {
+		none := h.sendWindow <= 0
 		if h.sendWindow += int64(f.Increment); h.sendWindow > largestWindow {
 			return e
 		}
-		for _, s := range h.streams {
-			s.cond.Broadcast()
+		if none { // somebody may wait
+			for _, s := range h.streams {
+				s.cond.Broadcast()
+			}
 		}
 		return nil
 	}
@@ -787,11 +790,14 @@ func (h *http2Conn) windowUpdate(f *http2.WindowUpdateFrame) *http2Error {
 		}
 		return nil
 	}
+	none := s.sendWindow <= 0
 	if s.sendWindow += int64(f.Increment); s.sendWindow > largestWindow {
 		s.fail(e)
 		return e
 	}
-	s.cond.Broadcast()
+	if none {
+		s.cond.Broadcast()
+	}
 	return nil
 }
 

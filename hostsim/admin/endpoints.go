@@ -30,7 +30,7 @@ func table() []endpoint {
 	return []endpoint{
 		{path: "/", about: "Admin home page", answer: (*handler).home},
 		{path: "/allocprofiler", about: "enable/disable the allocation profiler (if supported)", post: true,
-			params: enable("enable/disable the allocation profiler"), answer: notSimulated("the allocation profiler")},
+			params: enable("enable/disable the allocation profiler"), answer: profiler("the allocation profiler")},
 		{path: "/certs", about: "print certs on machine", answer: (*handler).certificates},
 		{path: "/clusters", about: "upstream cluster status", params: [][2]string{
 			{"filter", "Regular expression (Google re2) for filtering clusters by name"},
@@ -43,7 +43,7 @@ func table() []endpoint {
 		}, answer: (*handler).configDump},
 		{path: "/contention", about: "dump current Envoy mutex contention stats (if enabled)",
 			answer: says("Mutex contention tracing is not enabled. To enable, run Envoy with flag --enable-mutex-tracing.")},
-		{path: "/cpuprofiler", about: "enable/disable the CPU profiler", post: true, params: enable("enables the CPU profiler"), answer: notSimulated("the CPU profiler")},
+		{path: "/cpuprofiler", about: "enable/disable the CPU profiler", post: true, params: enable("enables the CPU profiler"), answer: profiler("the CPU profiler")},
 		{path: "/drain_listeners", about: "drain listeners", post: true, params: [][2]string{
 			{"graceful", "When draining listeners, enter a graceful drain period prior to closing listeners. This behaviour and duration is configurable via server options or CLI"},
 			{"skip_exit", "When draining listeners, drain the connections but never stop the listeners. The graceful parameter has no effect when this is set, since the drain period only delays stopping the listeners"},
@@ -151,6 +151,19 @@ func notSimulated(what string) func(*handler, params) response {
 	return func(*handler, params) response { return text(501, "not simulated: "+what+"\n") }
 }
 
+// profiler refuses to start what there is not here; to stop it is no matter.
+func profiler(what string) func(*handler, params) response {
+	return func(h *handler, p params) response {
+		switch enable, _ := p.get("enable"); enable {
+		case "y":
+			return notSimulated(what)(h, p)
+		case "n":
+			return text(200, "OK\n")
+		}
+		return text(400, "?enable=<y|n>\n")
+	}
+}
+
 func jsonResponse(compact []byte) response {
 	return response{Status: 200, ContentType: "application/json", Body: indented(compact)}
 }
@@ -173,9 +186,14 @@ func (h *handler) drainListeners(p params) response {
 	return text(200, "OK\n")
 }
 
-func modifyRuntime(_ *handler, p params) response {
+func modifyRuntime(h *handler, p params) response {
 	if len(p) == 0 {
 		return text(400, "usage: /runtime_modify?key1=value1&key2=value2&keyN=valueN\n       or send the parameters as form values\nuse an empty value to remove a previously added override")
+	}
+	for _, layer := range h.options.Bootstrap.GetLayeredRuntime().GetLayers() {
+		if layer.GetAdminLayer() != nil {
+			return notSimulated("changing runtime values")(h, p)
+		}
 	}
 	return text(503, "No admin layer specified")
 }

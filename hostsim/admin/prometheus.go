@@ -16,8 +16,12 @@ func (h *handler) prometheus(p params) response {
 	buckets, _ := p.get("histogram_buckets")
 	switch buckets {
 	case "", "none", "cumulative", "summary":
-	default:
+	case "disjoint", "detailed":
 		return text(400, "unsupported prometheus histogram bucket mode")
+	case "prometheusnative":
+		return notSimulated("native histograms")(h, p)
+	default:
+		return text(400, "usage: /stats?histogram_buckets=(cumulative|disjoint|detailed|summary|prometheusnative)\n")
 	}
 	var s selection
 	if problem := s.parse(p); problem != "" {

@@ -102,7 +102,7 @@ static_resources:
         typed_config:
           "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
           stat_prefix: s
-          codec_type: HTTP1
+          codec_type: AUTO
           upgrade_configs: [{upgrade_type: websocket}]
           %s
           route_config:

@@ -127,7 +127,11 @@ const answer = "1 :status: 200, content-length: 2, server: envoy"
 // What a client gets over HTTP/2; each case is one that Envoy answers so in
 // e2e/testdata/nodiff.
 func TestHTTP2Streams(t *testing.T) {
-	up := newUpstream(t, ok)
+	up := newUpstream(t, func(head string, c net.Conn, r *bufio.Reader) {
+		if !strings.Contains(head, "content-length: 3\r\n") { // that has no end
+			ok(head, c, r)
+		}
+	})
 	open := []string{":method=POST", ":scheme=http", ":authority=h", ":path=/"}
 	for _, tt := range []struct {
 		name, manager string

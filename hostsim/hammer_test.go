@@ -79,7 +79,7 @@ func TestHammerOpenAndClose(t *testing.T) {
 		hammerOnce(t, config, cache)
 	}
 	// Connections of the upstream, which ends with the test, take a moment.
-	for range 1000 {
+	for range 10000 {
 		if runtime.NumGoroutine() <= goroutines && openFiles() <= files {
 			break
 		}

@@ -197,7 +197,7 @@ func TestLimits(t *testing.T) {
 	t.Parallel()
 	hostile := strings.NewReplacer("http_filters: [", `http_filters: [{name: hostile, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm,
             config: {name: hostile, vm_config: {runtime: envoy.wasm.runtime.v8, code: {local: {filename: ../vm/testdata/stack.wasm}}}}}}, `).Replace(noPlugin)
-	s := StartYAML(t, strings.Replace(hostile, "stack.wasm", "loop.wasm", 1), Upstreams("web"), CallbackDeadline(50*time.Millisecond))
+	s := StartYAML(t, strings.Replace(hostile, "stack.wasm", "loop.wasm", 1), Upstreams("web"), CallbackDeadline(500*time.Millisecond))
 	status, _ := get(t, "http://"+s.Address("l")+"/")
 	expect(t, "a plugin that loops", status, 503)
 	if log := strings.Join(s.Log(), "\n"); !strings.Contains(log, "error|wasm|Function: proxy_on_request_headers failed: callback deadline exceeded (an endless loop?)\nProxy-Wasm plugin in-VM backtrace:") {

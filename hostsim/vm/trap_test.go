@@ -13,17 +13,18 @@ import (
 // was: functions from the name section, lines from DWARF.
 func TestStackOfATrap(t *testing.T) {
 	tests := []struct {
-		name   string
-		what   int
-		reason string
-		stack  []string // patterns that are there in this order
+		name     string
+		what     int
+		deadline time.Duration
+		reason   string
+		stack    []string // patterns that are there in this order
 	}{
-		{"an endless loop", 1, "callback deadline exceeded (an endless loop?)", []string{`stack::count`, `stack\.rs:\d+`, `stack::decide`, `proxy_on_request_headers`}},
-		{"a trap", 2, "Uncaught RuntimeError: unreachable", []string{`stack::divide`, `stack\.rs:\d+`, `stack::decide`, `proxy_on_request_headers`}},
+		{"an endless loop", 1, 100 * time.Millisecond, "callback deadline exceeded (an endless loop?)", []string{`stack::count`, `stack\.rs:\d+`, `stack::decide`, `proxy_on_request_headers`}},
+		{"a trap", 2, time.Minute, "Uncaught RuntimeError: unreachable", []string{`stack::divide`, `stack\.rs:\d+`, `stack::decide`, `proxy_on_request_headers`}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			e, log := newTestEngine(t, EngineOptions{CallbackDeadline: 100 * time.Millisecond})
+			e, log := newTestEngine(t, EngineOptions{CallbackDeadline: tt.deadline})
 			p := mustTestPlugin(t, e, "stack", PluginConfig{})
 			err := attack(t, p, tt.what)
 			trap, ok := errors.AsType[*TrapError](err)

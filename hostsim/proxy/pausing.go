@@ -296,6 +296,9 @@ func (s *stream) encodeHeaders(endStream bool, body *bodyReader, up *upstreamCon
 			return r
 		}
 		if it.head {
+			if r := s.checkResponse(); r != nil {
+				return r
+			}
 			s.finishHead()
 			return nil
 		}

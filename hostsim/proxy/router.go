@@ -286,13 +286,29 @@ func (s *stream) checkRequest() *localReply {
 			return &localReply{status: 503, body: "invalid header value for: " + f.name, details: "filter_removed_required_request_headers", flags: "DPE"}
 		}
 	}
-	for _, name := range []string{":method", ":path"} {
-		if s.request.value(name) == "" && !(name == ":path" && s.request.value(":method") == "CONNECT") {
-			return &localReply{status: 503, body: "missing required header: " + name,
-				details: "filter_removed_required_request_headers{missing_required_header:_" + name + "}", flags: "DPE"}
-		}
+	missing := ""
+	connect := s.request.value(":method") == "CONNECT"
+	switch {
+	case !s.request.has(":method"):
+		missing = ":method"
+	case !connect && s.request.value(":path") == "":
+		missing = ":path"
+	case connect && !s.connect && s.request.has(":path"): // what a filter has made a CONNECT
+		missing = ":protocol"
+	default:
+		return nil
 	}
-	return nil
+	return &localReply{status: 503, body: "missing required header: " + missing,
+		details: "filter_removed_required_request_headers{missing_required_header:_" + missing + "}", flags: "DPE"}
+}
+
+// checkResponse refuses a response without a status (FilterManager::encodeHeaders).
+func (s *stream) checkResponse() *localReply {
+	if _, err := strconv.ParseUint(s.response.value(":status"), 10, 64); err == nil || s.callout != nil {
+		return nil
+	}
+	return &localReply{status: 502, body: "missing required header: :status",
+		details: "filter_removed_required_response_headers{missing_required_header:_:status}"}
 }
 
 // failed is what becomes of a request whose attempt got no response:

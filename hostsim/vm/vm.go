@@ -337,11 +337,11 @@ func (v *instance) alloc(size int) (b []byte, ptr uint32, ok bool) {
 	if v.failed.Load() || uint64(size) > math.MaxUint32 {
 		return nil, 0, false
 	}
-	before := v.restriction
-	v.restriction = allocating
+	restriction, current, effective := v.restriction, v.current, v.effective
+	v.restriction, v.current, v.effective = allocating, v.contexts[0], nil
 	v.mallocStack[0] = uint64(size)
 	err := v.malloc.CallWithStack(v.callCtx, v.mallocStack[:])
-	v.restriction = before
+	v.restriction, v.current, v.effective = restriction, current, effective
 	if err != nil {
 		v.fail("malloc", err)
 		return nil, 0, false

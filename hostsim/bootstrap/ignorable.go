@@ -42,7 +42,6 @@ var ignorable = map[protoreflect.FullName]string{
 	"envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.access_log_options":        "logs more often",
 	"envoy.extensions.filters.http.router.v3.Router.start_child_span":                                             "reports traces",
 
-	"envoy.config.cluster.v3.Cluster.upstream_connection_options": "sets socket options",
 	"envoy.config.cluster.v3.Cluster.preconnect_policy":           "connects ahead of need",
 	"envoy.config.cluster.v3.Cluster.track_timeout_budgets":       "reports stats",
 	"envoy.config.cluster.v3.Cluster.track_cluster_stats":         "reports stats",

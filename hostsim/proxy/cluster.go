@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"net"
+	"net/netip"
 	"slices"
 	"strconv"
 	"sync/atomic"
@@ -13,6 +14,7 @@ import (
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	upstreamhttpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
 	"google.golang.org/protobuf/types/known/structpb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
 )
 
 // cluster is a named set of endpoints.
@@ -34,6 +36,7 @@ type cluster struct {
 	breakers                           [2]breaker // by routing priority
 	metadata                           *corev3.Metadata
 	stats                              *clusterStats
+	dialer                             net.Dialer
 	maintained                         condition // upstream.maintenance_mode; nil: never
 	maintenance                        *Stat
 	connectionIDs                      *atomic.Uint64 // of all clusters
@@ -180,6 +183,9 @@ func (b *builder) cluster(path string, c *clusterv3.Cluster) (*cluster, error) {
 		cl.connectTimeout = c.GetConnectTimeout().AsDuration()
 	}
 	var err error
+	if err := b.connectionOptions(path, cl, c); err != nil {
+		return nil, err
+	}
 	if cl.tls, err = b.upstreamTLS(path+".transport_socket", c.GetTransportSocket(), "cluster."+cl.statName+"."); err != nil {
 		return nil, err
 	}
@@ -229,6 +235,25 @@ func (b *builder) cluster(path string, c *clusterv3.Cluster) (*cluster, error) {
 	}
 	cl.setHosts(hosts)
 	return cl, nil
+}
+
+// connectionOptions reads from where connections are made, and how they are
+// kept alive.
+func (b *builder) connectionOptions(path string, cl *cluster, c *clusterv3.Cluster) error {
+	if a := c.GetUpstreamBindConfig().GetSourceAddress(); a != nil {
+		path := path + ".upstream_bind_config.source_address"
+		ip, err := netip.ParseAddr(a.GetAddress())
+		if err != nil {
+			return b.boot.Errorf(path+".address", "malformed IP address: %s", a.GetAddress())
+		}
+		cl.dialer.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(ip, uint16(a.GetPortValue())))
+	}
+	if k := c.GetUpstreamConnectionOptions().GetTcpKeepalive(); k != nil {
+		seconds := func(v *wrapperspb.UInt32Value) time.Duration { return time.Duration(v.GetValue()) * time.Second }
+		cl.dialer.KeepAliveConfig = net.KeepAliveConfig{Enable: true, Count: int(k.GetKeepaliveProbes().GetValue()),
+			Idle: seconds(k.GetKeepaliveTime()), Interval: seconds(k.GetKeepaliveInterval())}
+	}
+	return nil
 }
 
 // statName is the cluster's name in stats.

@@ -27,6 +27,7 @@ type clusterStats struct {
 	lbSubsetsFallback, lbSubsetsFallbackPanic                                                    *Stat
 	http1                                                                                        func() // makes the stats of the codec, which Envoy does with the first connection
 	bytesReceived, bytesSent, bytesBuffered, matched, maxWeight                                  *Stat
+	bindErrors                                                                                   *Stat
 	connectTime, length, requestsPerConnection                                                   *Histogram
 	codes, externalCodes, internalCodes, canaryCodes, retryCodes                                 codeStats
 }
@@ -78,6 +79,7 @@ func newClusterStats(stats *Stats, prefix string) *clusterStats {
 		"upstream_cx_tx_bytes_total":                &c.bytesSent,
 		"default.total_match_count":                 &c.matched,
 		"retry_or_shadow_abandoned":                 &c.retryAbandoned,
+		"bind_errors":                               &c.bindErrors,
 		"membership_change":                         &c.membershipChange,
 		"membership_total":                          &c.membershipTotal,
 		"membership_healthy":                        &c.membershipHealthy,
@@ -112,7 +114,7 @@ func newClusterStats(stats *Stats, prefix string) *clusterStats {
 	c.maxWeight = stats.Gauge(prefix + "max_host_weight")
 	stats.Gauge(prefix + "warming_state").Set(0)
 	stats.zero(prefix,
-		"assignment_stale", "assignment_timeout_received", "assignment_use_cached", "bind_errors", "lb_local_cluster_not_ok",
+		"assignment_stale", "assignment_timeout_received", "assignment_use_cached", "lb_local_cluster_not_ok",
 		"lb_recalculate_zone_structures", "lb_subsets_removed", "lb_zone_cluster_too_small", "lb_zone_no_capacity_left",
 		"lb_zone_routing_all_directly", "lb_zone_routing_cross_zone", "lb_zone_routing_sampled",
 		"original_dst_host_invalid", "update_empty",

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"math"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -8,6 +9,7 @@ import (
 	"sync/atomic"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	least_requestv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/load_balancing_policies/least_request/v3"
 	"google.golang.org/protobuf/types/known/structpb"
 )
 
@@ -28,6 +30,8 @@ const (
 type balancing struct {
 	policy     clusterv3.Cluster_LbPolicy
 	choices    int         // least request compares this many hosts
+	bias       float64     // how much requests under way count against a host's weight
+	scan       bool        // least request compares all hosts
 	threads    int         // workers and the main thread
 	spare      uint32      // overprovisioning_factor, %
 	panicBelow uint32      // % of healthy hosts below which health is ignored
@@ -299,7 +303,9 @@ func (b *balancing) among(g *hostGroup) *host {
 	case b.policy == clusterv3.Cluster_RANDOM: // whatever the weights
 		return g.hosts[rand.Uint32N(n)]
 	case g.weighted:
-		return g.turn(b.policy == clusterv3.Cluster_LEAST_REQUEST)
+		return g.turn(b)
+	case b.scan:
+		return g.leastBusy()
 	case b.policy == clusterv3.Cluster_LEAST_REQUEST:
 		best := g.hosts[rand.Uint32N(n)]
 		for range b.choices - 1 {
@@ -312,9 +318,25 @@ func (b *balancing) among(g *hostGroup) *host {
 	return g.hosts[(g.next.Add(1)-1)%n]
 }
 
+// leastBusy takes one of those with the fewest requests under way.
+func (g *hostGroup) leastBusy() *host {
+	best, ties := g.hosts[0], uint32(1)
+	for _, h := range g.hosts[1:] {
+		switch n, least := h.active.Load(), best.active.Load(); {
+		case n < least:
+			best, ties = h, 1
+		case n == least:
+			if ties++; rand.Uint32N(ties) == 0 {
+				best = h
+			}
+		}
+	}
+	return best
+}
+
 // turn takes the host with the earliest deadline and gives it its next one
 // (EdfScheduler). A busy host's next turn comes later, if that is asked for.
-func (g *hostGroup) turn(busyLater bool) *host {
+func (g *hostGroup) turn(b *balancing) *host {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	first := 0
@@ -325,8 +347,8 @@ func (g *hostGroup) turn(busyLater bool) *host {
 	}
 	h := g.hosts[first]
 	weight := float64(h.weight)
-	if busyLater {
-		weight /= float64(h.active.Load() + 1)
+	if b.policy == clusterv3.Cluster_LEAST_REQUEST {
+		weight /= math.Pow(float64(h.active.Load()+1), b.bias)
 	}
 	g.now = g.deadline[first]
 	g.deadline[first], g.order[first] = g.now+1/weight, g.turns
@@ -341,6 +363,19 @@ func (b *builder) balancing(path string, c *clusterv3.Cluster) (balancing, error
 	}
 	if v := c.GetLeastRequestLbConfig().GetChoiceCount(); v != nil {
 		lb.choices = int(v.GetValue())
+	}
+	lb.bias = 1
+	for i, p := range c.GetLoadBalancingPolicy().GetPolicies()[:min(1, len(c.GetLoadBalancingPolicy().GetPolicies()))] {
+		msg, err := b.boot.Unpack(p.GetTypedExtensionConfig().GetTypedConfig(), at(path+".load_balancing_policy", "policies", i)+".typed_extension_config.typed_config")
+		if least, ok := msg.(*least_requestv3.LeastRequest); err == nil && ok {
+			lb.scan = least.GetSelectionMethod() == least_requestv3.LeastRequest_FULL_SCAN || least.GetEnableFullScan().GetValue()
+		}
+	}
+	if v := c.GetLeastRequestLbConfig().GetActiveRequestBias(); v != nil {
+		lb.bias = v.GetDefaultValue()
+		if n, ok := runtimeDouble(b.runtime[v.GetRuntimeKey()]); ok {
+			lb.bias = n
+		}
 	}
 	if v := c.GetCommonLbConfig().GetHealthyPanicThreshold(); v != nil {
 		lb.panicBelow = min(100, uint32(v.GetValue()))

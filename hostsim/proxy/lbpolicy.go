@@ -32,7 +32,7 @@ func (b *builder) policyOf(path string, c *clusterv3.Cluster) (*clusterv3.Cluste
 		c.LbPolicy = clusterv3.Cluster_RANDOM
 	case *least_requestv3.LeastRequest:
 		c.LbPolicy = clusterv3.Cluster_LEAST_REQUEST
-		c.LbConfig = &clusterv3.Cluster_LeastRequestLbConfig_{LeastRequestLbConfig: &clusterv3.Cluster_LeastRequestLbConfig{ChoiceCount: p.GetChoiceCount()}}
+		c.LbConfig = &clusterv3.Cluster_LeastRequestLbConfig_{LeastRequestLbConfig: &clusterv3.Cluster_LeastRequestLbConfig{ChoiceCount: p.GetChoiceCount(), ActiveRequestBias: p.GetActiveRequestBias()}}
 	case *ring_hashv3.RingHash:
 		c.LbPolicy = clusterv3.Cluster_RING_HASH
 		config := &clusterv3.Cluster_RingHashLbConfig{MinimumRingSize: p.GetMinimumRingSize(), MaximumRingSize: p.GetMaximumRingSize()}

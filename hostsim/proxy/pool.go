@@ -129,6 +129,7 @@ var (
 // connectError is a connection that could not be made.
 type connectError struct {
 	timeout bool
+	local   bool   // the address to come from is none of ours
 	cause   string // as strerror says it
 	failure string // of TLS
 }
@@ -136,6 +137,9 @@ type connectError struct {
 func (e *connectError) Error() string {
 	if e.timeout {
 		return "connection timeout"
+	}
+	if e.local {
+		return "local connection failure"
 	}
 	return "remote connection failure"
 }
@@ -369,6 +373,8 @@ func (p *pool) dial(made chan struct{}) {
 	p.host.stats.connectFail.Add(1)
 	if err.timeout {
 		c.stats.cxConnectTimeout.Add(1)
+	}
+	if err.timeout || err.local {
 		c.stats.destroyed(resetHere, false)
 	} else {
 		c.stats.destroyed(resetByPeer, false)
@@ -383,7 +389,7 @@ func (p *pool) dial(made chan struct{}) {
 }
 
 func (h *host) dial(ctx context.Context, p *pool) (*upstreamConn, *connectError) {
-	var d net.Dialer
+	d := h.cluster.dialer
 	begun := time.Now()
 	conn, err := d.DialContext(ctx, "tcp", h.dialAddress())
 	if err != nil {
@@ -394,6 +400,11 @@ func (h *host) dial(ctx context.Context, p *pool) (*upstreamConn, *connectError)
 		var errno syscall.Errno
 		if errors.As(err, &errno) {
 			text := errno.Error() // strerror's, but for the first letter
+			var call *os.SyscallError
+			if errors.As(err, &call) && call.Syscall == "bind" {
+				h.cluster.stats.bindErrors.Add(1)
+				return nil, &connectError{local: true, failure: "failed to bind to " + d.LocalAddr.String() + ": " + strings.ToUpper(text[:1]) + text[1:]}
+			}
 			return nil, &connectError{cause: strings.ToUpper(text[:1]) + text[1:]}
 		}
 		return nil, &connectError{}

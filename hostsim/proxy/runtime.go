@@ -128,7 +128,14 @@ func (r runtimeValues) number(key string, otherwise uint64) uint64 {
 }
 
 func runtimeNumber(v *structpb.Value) (n uint64, ok bool) {
-	var f float64
+	f, ok := runtimeDouble(v)
+	if !ok || f < 0 || f >= math.MaxUint64 {
+		return 0, false
+	}
+	return uint64(f), true
+}
+
+func runtimeDouble(v *structpb.Value) (f float64, ok bool) {
 	switch k := v.GetKind().(type) {
 	case *structpb.Value_NumberValue:
 		f = k.NumberValue
@@ -140,10 +147,7 @@ func runtimeNumber(v *structpb.Value) (n uint64, ok bool) {
 	default:
 		return 0, false
 	}
-	if f < 0 || f >= math.MaxUint64 {
-		return 0, false
-	}
-	return uint64(f), true
+	return f, true
 }
 
 // fraction is the value of a key that holds a share, or the default.

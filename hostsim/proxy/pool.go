@@ -403,6 +403,9 @@ func (h *host) dial(ctx context.Context, p *pool) (*upstreamConn, *connectError)
 			var call *os.SyscallError
 			if errors.As(err, &call) && call.Syscall == "bind" {
 				h.cluster.stats.bindErrors.Add(1)
+				if c, err := new(net.Dialer).DialContext(ctx, "tcp", h.dialAddress()); err == nil {
+					c.Close() // Envoy connects all the same, and closes at once
+				}
 				return nil, &connectError{local: true, failure: "failed to bind to " + d.LocalAddr.String() + ": " + strings.ToUpper(text[:1]) + text[1:]}
 			}
 			return nil, &connectError{cause: strings.ToUpper(text[:1]) + text[1:]}

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
 	"slices"
@@ -10,6 +11,7 @@ import (
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
 	grpcstatus "google.golang.org/grpc/status"
@@ -37,15 +39,22 @@ type grpcClients struct {
 	conns map[string]*grpc.ClientConn
 }
 
-func (g *grpcClients) conn(cluster, address string) (*grpc.ClientConn, error) {
+func (g *grpcClients) conn(cluster *cluster, address string) (*grpc.ClientConn, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	key := cluster + " " + address
+	key := cluster.name + " " + address
 	if c := g.conns[key]; c != nil {
 		return c, nil
 	}
-	c, err := grpc.NewClient("passthrough:///"+address, grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithAuthority(cluster), grpc.WithDefaultCallOptions(grpc.ForceCodec(rawCodec{})), grpc.WithDisableServiceConfig())
+	secrecy := insecure.NewCredentials()
+	if t := cluster.tls; t != nil {
+		config := t.config.Clone()
+		config.NextProtos, config.ServerName, config.InsecureSkipVerify = nil, t.sni, true // verify does it
+		config.VerifyConnection = func(state tls.ConnectionState) error { return t.verify.check(&secure{}, &state, "", t.stats) }
+		secrecy = credentials.NewTLS(config)
+	}
+	c, err := grpc.NewClient("passthrough:///"+address, grpc.WithTransportCredentials(secrecy),
+		grpc.WithAuthority(cluster.name), grpc.WithDefaultCallOptions(grpc.ForceCodec(rawCodec{})), grpc.WithDisableServiceConfig())
 	if err != nil {
 		return nil, err
 	}
@@ -98,7 +107,7 @@ func (s *Server) GRPC(worker int, call vm.GRPCCall, events vm.GRPCEvents) (vm.GR
 	if h := s.options.harness; h != nil && h.options.Callouts != nil {
 		return h.options.Callouts.GRPC(worker, call, events)
 	}
-	conn, err := s.grpc.conn(name, h.dialAddress())
+	conn, err := s.grpc.conn(cluster, h.dialAddress())
 	if err != nil {
 		return nil, abi.StatusInternalFailure, err.Error()
 	}

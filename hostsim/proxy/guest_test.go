@@ -14,6 +14,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/metadata"
 	grpcstatus "google.golang.org/grpc/status"
 )
@@ -58,9 +59,17 @@ static_resources:
   clusters:
 `
 	for name, address := range clusters {
+		address, secure := strings.CutPrefix(address, "tls:")
+		if secure {
+			text += "  - transport_socket: {name: tls, typed_config: {\"@type\": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext, " +
+				"common_tls_context: {validation_context: {trusted_ca: {filename: ../../e2e/testdata/tls/ca.pem}}}}}\n"
+			text += fmt.Sprintf("    name: %s\n", name)
+		} else {
+			text += fmt.Sprintf("  - name: %s\n", name)
+		}
 		_, port, _ := net.SplitHostPort(address)
-		text += fmt.Sprintf("  - name: %s\n    connect_timeout: 1s\n    load_assignment: {cluster_name: %s, endpoints: [{lb_endpoints: "+
-			"[{endpoint: {address: {socket_address: {address: 127.0.0.1, port_value: %s}}}}]}]}\n", name, name, port)
+		text += fmt.Sprintf("    connect_timeout: 1s\n    load_assignment: {cluster_name: %s, endpoints: [{lb_endpoints: "+
+			"[{endpoint: {address: {socket_address: {address: 127.0.0.1, port_value: %s}}}}]}]}\n", name, port)
 	}
 	options.CacheDir = t.TempDir()
 	return startServer(t, text, options)
@@ -88,12 +97,12 @@ func do(t testing.TB, address, method, script, body string) (status int, content
 
 // grpcEcho answers a unary call and a stream with what it gets, with metadata
 // before and after; the method Fail fails.
-func grpcEcho(t *testing.T) string {
+func grpcEcho(t *testing.T, options ...grpc.ServerOption) string {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := grpc.NewServer(grpc.ForceServerCodec(rawCodec{}), grpc.UnknownServiceHandler(func(_ any, stream grpc.ServerStream) error {
+	options = append(options, grpc.ForceServerCodec(rawCodec{}), grpc.UnknownServiceHandler(func(_ any, stream grpc.ServerStream) error {
 		method, _ := grpc.MethodFromServerStream(stream)
 		if strings.HasSuffix(method, "/Fail") {
 			return grpcstatus.Error(codes.NotFound, "nothing there")
@@ -114,9 +123,31 @@ func grpcEcho(t *testing.T) string {
 			}
 		}
 	}))
+	s := grpc.NewServer(options...)
 	go s.Serve(l)
 	t.Cleanup(s.Stop)
 	return l.Addr().String()
+}
+
+func TestGRPCCalloutsOverTLS(t *testing.T) {
+	t.Parallel()
+	web := newUpstream(t, ok)
+	for _, test := range []struct{ name, certificate, want string }{
+		{"a server that is known", "server", "grpcreceive 10"},
+		{"a stranger", "stranger", "grpcclosed 14"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			certificate, err := credentials.NewServerTLSFromFile("../../e2e/testdata/tls/"+test.certificate+".pem", "../../e2e/testdata/tls/"+test.certificate+".key")
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, address := withGuest(t, Options{}, "root_id: r", map[string]string{"web": web.Addr().String(), "echo": "tls:" + grpcEcho(t, grpc.Creds(certificate))})
+			do(t, address, "GET", "rqh:grpc echo a.Service Method 5000 hello;rqh:ret 1;grpcreceive:eff self;grpcreceive:cont 0;grpcclosed:eff self;grpcclosed:cont 0", "")
+			if _, trace := do(t, address, "GET", "rqh:dump", ""); !strings.Contains(trace, test.want) {
+				t.Errorf("trace\n%s\nwants %q", trace, test.want)
+			}
+		})
+	}
 }
 
 func TestGRPCCallouts(t *testing.T) {

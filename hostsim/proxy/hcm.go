@@ -57,8 +57,8 @@ type hcm struct {
 	via                 string
 	scheme              string // of every request; "": its own
 	userAgent           bool   // requests name the node that they come through
-	keepClientCert      bool   // x-forwarded-client-cert
-	stripOwnPort        bool   // of the authority, where it is the listener's
+	clientCert          clientCert
+	stripOwnPort        bool // of the authority, where it is the listener's
 	node                *corev3.Node
 	proxyContinue       bool // 100 (Continue) comes from the upstream
 	preserveID          bool // a client's x-request-id, at the edge
@@ -462,9 +462,6 @@ func (s *stream) mutateRequest() *localReply {
 			h.set("x-envoy-downstream-service-node", m.node.GetId())
 		}
 	}
-	if !m.keepClientCert { // there is no certificate that could be told
-		h.remove("x-forwarded-client-cert")
-	}
 	if h.has("referer") && !validReferer(h.value("referer")) {
 		h.remove("referer")
 	}
@@ -485,6 +482,7 @@ func (s *stream) mutateRequest() *localReply {
 		id := newRequestID()
 		h.set("x-request-id", s.keepString(id[:]))
 	}
+	m.clientCert.apply(h, s.conn.secure)
 	return nil
 }
 
@@ -651,7 +649,7 @@ func (b *builder) hcm(path string, c *hcmv3.HttpConnectionManager) (*hcm, error)
 		maxRequests:    int(c.GetCommonHttpProtocolOptions().GetMaxRequestsPerConnection().GetValue()),
 		stripPort:      c.GetStripAnyHostPort(),
 		stripDot:       c.GetStripTrailingHostDot(),
-		keepClientCert: c.GetForwardClientCertDetails() == hcmv3.HttpConnectionManager_ALWAYS_FORWARD_ONLY,
+		clientCert:     clientCert{c.GetForwardClientCertDetails(), c.GetSetCurrentClientCertDetails()},
 		skipXFF:        c.GetSkipXffAppend(),
 		via:            c.GetVia(),
 		preserveID:     c.GetPreserveExternalRequestId(),

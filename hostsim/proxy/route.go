@@ -644,6 +644,9 @@ func (b *builder) routeMatch(path string, c *routev3.RouteMatch) (routeMatch, er
 	if f := c.GetRuntimeFraction(); f != nil {
 		m.conditions = append(m.conditions, fraction(b.runtime.fraction(f.GetRuntimeKey(), f.GetDefaultValue())))
 	}
+	if t := c.GetTlsContext(); t != nil {
+		m.conditions = append(m.conditions, tlsContextMatches(t))
+	}
 	for i, q := range c.GetQueryParameters() {
 		if err := add(b.queryMatcher(at(path, "query_parameters", i), q)); err != nil {
 			return m, err

@@ -39,7 +39,7 @@ type verifier struct {
 	roots     *x509.CertPool    // nil: any certificate will do
 	authority *x509.Certificate // the first of them
 	sans      []sanMatch
-	untrusted bool // ACCEPT_UNTRUSTED
+	untrusted bool // ACCEPT_UNTRUSTED: whatever is found, the peer is let in
 	required  bool // of clients
 	hashes    []string
 }
@@ -158,15 +158,23 @@ func (v *verifier) check(secure *secure, s *tls.ConnectionState, host string, st
 		return &verifyFailure{why: "no certificate"}
 	}
 	leaf := s.PeerCertificates[0]
-	if v.roots != nil && !v.untrusted {
+	refuse := func(counted *Stat, failure *verifyFailure) error {
+		if !s.DidResume {
+			counted.Add(1)
+		}
+		if v.untrusted {
+			return nil // Envoy looks no further
+		}
+		return failure
+	}
+	if v.roots != nil {
 		inner := x509.NewCertPool()
 		for _, c := range s.PeerCertificates[1:] {
 			inner.AddCert(c)
 		}
 		chains, err := leaf.Verify(x509.VerifyOptions{Roots: v.roots, Intermediates: inner, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
 		if err != nil {
-			stats.verifyError.Add(1)
-			return &verifyFailure{"X509_verify_cert: certificate verification error at depth 0: " + x509Reason(err, leaf), x509Alert(err)}
+			return refuse(stats.verifyError, &verifyFailure{"X509_verify_cert: certificate verification error at depth 0: " + x509Reason(err, leaf), x509Alert(err)})
 		}
 		if len(chains[0]) > 1 {
 			secure.issuer = chains[0][1]
@@ -177,24 +185,20 @@ func (v *verifier) check(secure *secure, s *tls.ConnectionState, host string, st
 		matches = []sanMatch{exactSAN(host)}
 	}
 	if len(matches) > 0 && !matchesSAN(leaf, matches) {
-		stats.verifySAN.Add(1)
 		why := "SAN matcher, certificate SANs are ["
 		if host != "" {
 			why = "verify SAN list, expected SANs: [" + host + "], certificate SANs: ["
 		}
-		return &verifyFailure{why + strings.Join(allSANs(leaf), ", ") + "]", alertCertificateUnknown}
+		return refuse(stats.verifySAN, &verifyFailure{why + strings.Join(allSANs(leaf), ", ") + "]", alertCertificateUnknown})
 	}
 	if len(v.hashes) > 0 {
 		sum := sha256.Sum256(leaf.Raw)
-		hash := hex.EncodeToString(sum[:])
-		for _, want := range v.hashes {
-			if hash == want {
-				return nil
-			}
+		if !slices.Contains(v.hashes, hex.EncodeToString(sum[:])) {
+			return refuse(stats.verifyHash, &verifyFailure{"cert hash and spki", alertCertificateUnknown})
 		}
-		stats.verifyHash.Add(1)
-		return &verifyFailure{"cert hash and spki", alertCertificateUnknown}
 	}
+	// Envoy keeps no word of it in sessions.
+	secure.validated = !s.DidResume && (v.roots != nil || len(matches) > 0 || len(v.hashes) > 0)
 	return nil
 }
 
@@ -279,9 +283,7 @@ func sansOf(c *x509.Certificate, kind sanKind) []string {
 	case sanEmail:
 		return c.EmailAddresses
 	case sanURI:
-		for _, u := range c.URIs {
-			names = append(names, u.String())
-		}
+		return urisOf(c)
 	case sanIP:
 		for _, ip := range c.IPAddresses {
 			names = append(names, ip.String())
@@ -342,6 +344,7 @@ type secure struct {
 	state     tls.ConnectionState
 	local     *x509.Certificate // that this end has shown
 	issuer    *x509.Certificate // of the peer's, where that was verified
+	validated bool              // the peer's, in this handshake
 
 	begun, shaken time.Time // when the handshake began and ended
 }

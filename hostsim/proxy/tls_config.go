@@ -33,14 +33,16 @@ func (b *builder) downstreamTLS(path string, c *corev3.TransportSocket, prefix s
 	}
 	t.stats = newTLSStats(&b.server.Stats, prefix, false)
 	b.noteCertificates(t, common)
-	t.verify.required = d.GetRequireClientCertificate().GetValue()
+	if common.GetValidationContext() != nil && d.GetRequireClientCertificate() == nil { // Envoy warns of this
+		b.deprecated++
+	}
+	v := &t.verify
+	named := len(v.sans)+len(v.hashes) > 0
+	v.required = v.roots != nil && d.GetRequireClientCertificate().GetValue() || named && !v.untrusted
 	switch {
-	case t.verify.required:
+	case v.required:
 		t.config.ClientAuth = tls.RequireAnyClientCert
-	case common.GetValidationContext() != nil:
-		if d.GetRequireClientCertificate() == nil { // Envoy warns of this
-			b.deprecated++
-		}
+	case v.roots != nil || named || v.untrusted: // Envoy asks only if it can judge
 		t.config.ClientAuth = tls.RequestClientCert
 	}
 	t.config.ClientCAs = t.verify.roots

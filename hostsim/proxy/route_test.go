@@ -74,3 +74,27 @@ func TestRoutesThatEnvoyRefuses(t *testing.T) {
 		})
 	}
 }
+
+// Envoy 1.40.0 refuses each of these, too.
+func TestListenersThatEnvoyRefuses(t *testing.T) {
+	const chain = `{filters: [{name: h, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager,
+      stat_prefix: s, route_config: {}, http_filters: [{name: r, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}]}}]`
+	const address = "address: {socket_address: {address: 127.0.0.1, port_value: 0}}"
+	for name, config := range map[string]string{
+		"a listener without address":            "static_resources: {listeners: [{name: l, filter_chains: [" + chain + "}]}]}",
+		"a name to listen on":                   "static_resources: {listeners: [{name: l, address: {socket_address: {address: localhost, port_value: 0}}, filter_chains: [" + chain + "}]}]}",
+		"a name to listen on for the admin":     "admin: {address: {socket_address: {address: localhost, port_value: 0}}}",
+		"two chains for every connection":       "static_resources: {listeners: [{name: l, " + address + ", filter_chains: [" + chain + "}, " + chain + ", filter_chain_match: {}}]}]}",
+		"two chains for the same server's name": "static_resources: {listeners: [{name: l, " + address + ", filter_chains: [" + chain + ", filter_chain_match: {server_names: [a]}}, " + chain + ", filter_chain_match: {server_names: [a]}}]}]}",
+	} {
+		t.Run(name, func(t *testing.T) {
+			boot, err := bootstrap.Load("test.yaml", []byte(config))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := Validate(t.Context(), boot, Options{}); err == nil || !strings.HasPrefix(err.Error(), "test.yaml:") {
+				t.Errorf("got %v, want an error with the line", err)
+			}
+		})
+	}
+}

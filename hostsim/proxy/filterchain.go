@@ -178,7 +178,8 @@ func (b *builder) routeFilter(path string, msg proto.Message) (any, error) {
 func (b *builder) filterChain(path string, list []*hcmv3.HttpFilter) (*filterChain, error) {
 	chain := &filterChain{}
 	for i, c := range list {
-		path := index(path, i) + ".typed_config"
+		at := index(path, i)
+		path := at + ".typed_config"
 		msg, err := b.boot.Unpack(c.GetTypedConfig(), path)
 		if err != nil {
 			return nil, err
@@ -191,6 +192,9 @@ func (b *builder) filterChain(path string, list []*hcmv3.HttpFilter) (*filterCha
 			}
 			return nil, b.boot.Errorf(path, "non-terminal filter %q is the last of its chain: put envoy.filters.http.router behind it", c.GetName())
 		} else if router {
+			if c.GetDisabled() {
+				return nil, b.boot.Errorf(at+".disabled", "terminal filter %q cannot be disabled", c.GetName())
+			}
 			if chain.upstreamLogs, err = b.accessLogs(path, "upstream_log", chain.router.GetUpstreamLog()); err != nil {
 				return nil, err
 			}

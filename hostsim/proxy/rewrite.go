@@ -259,9 +259,15 @@ func (b *builder) rewrites(path string, r *route, a *routev3.RouteAction) error 
 		name := canonical(spec.HostRewriteHeader)
 		r.rewriteHost = func(s *stream) string { return s.request.value(name) }
 	case *routev3.RouteAction_HostRewritePathRegex:
-		replace, err := b.regexRewrite(path+".host_rewrite_path_regex", spec.HostRewritePathRegex)
+		path += ".host_rewrite_path_regex"
+		re, err := b.regexp(path+".pattern", spec.HostRewritePathRegex.GetPattern())
 		if err != nil {
 			return err
+		}
+		replace := func(path string) string { return path }
+		// Envoy does not check this substitution, and RE2 replaces nothing if it names a group that is not there.
+		if to, err := b.substitute(path+".substitution", re, spec.HostRewritePathRegex.GetSubstitution()); err == nil {
+			replace = func(path string) string { return re.ReplaceAllString(path, to) }
 		}
 		r.rewriteHost = func(s *stream) string {
 			path, _ := splitQuery(s.request.value(":path"))

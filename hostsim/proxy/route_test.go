@@ -84,6 +84,8 @@ func TestListenersThatEnvoyRefuses(t *testing.T) {
 		"a listener without address":            "static_resources: {listeners: [{name: l, filter_chains: [" + chain + "}]}]}",
 		"a name to listen on":                   "static_resources: {listeners: [{name: l, address: {socket_address: {address: localhost, port_value: 0}}, filter_chains: [" + chain + "}]}]}",
 		"a name to listen on for the admin":     "admin: {address: {socket_address: {address: localhost, port_value: 0}}}",
+		"two listeners on one port":             "static_resources: {listeners: [" + strings.Repeat("{address: {socket_address: {address: 127.0.0.1, port_value: 1}}, filter_chains: ["+chain+"}]}, ", 2) + "]}",
+		"a router that is disabled":             "static_resources: {listeners: [{" + address + ", filter_chains: [" + strings.Replace(chain, "{name: r,", "{name: r, disabled: true,", 1) + "}]}]}",
 		"two chains for every connection":       "static_resources: {listeners: [{name: l, " + address + ", filter_chains: [" + chain + "}, " + chain + ", filter_chain_match: {}}]}]}",
 		"two chains for the same server's name": "static_resources: {listeners: [{name: l, " + address + ", filter_chains: [" + chain + ", filter_chain_match: {server_names: [a]}}, " + chain + ", filter_chain_match: {server_names: [a]}}]}]}",
 	} {

@@ -206,8 +206,16 @@ func (b *builder) build(listen bool) error {
 			cl.resolver.run(b.background)
 		}
 	}
+	taken := map[string]int{}
 	for i, c := range static.GetListeners() {
 		path := at("static_resources", "listeners", i)
+		if sa := c.GetAddress().GetSocketAddress(); sa.GetPortValue() != 0 {
+			address := net.JoinHostPort(sa.GetAddress(), strconv.Itoa(int(sa.GetPortValue())))
+			if earlier, is := taken[address]; is {
+				return b.boot.Errorf(path+".address", "listeners[%d] has the address %s already", earlier, address)
+			}
+			taken[address] = i
+		}
 		l, err := b.listener(path, c)
 		if err != nil {
 			return err

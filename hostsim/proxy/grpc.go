@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"errors"
 	"strconv"
 	"strings"
 	"time"
@@ -95,13 +94,13 @@ var grpcNames = [...]struct{ camel, snake string }{
 }
 
 // grpcStatusCommand is %GRPC_STATUS%, for requests of gRPC only.
-func grpcStatusCommand(_ *builder, path, arg string) (command, error) {
+func grpcStatusCommand(b *builder, path, arg string) (command, error) {
 	switch arg {
 	case "", "CAMEL_STRING", "SNAKE_STRING":
 	case "NUMBER":
 		return grpcNumberCommand(nil, path, "")
 	default:
-		return nil, errors.New("GrpcStatusFormatter only supports CAMEL_STRING, SNAKE_STRING or NUMBER.")
+		return nil, b.boot.Errorf(path, "%%GRPC_STATUS(%s)%%: want CAMEL_STRING, SNAKE_STRING or NUMBER", arg)
 	}
 	return func(dst []byte, s *stream) ([]byte, kind) {
 		if !isGRPC(&s.request) {

@@ -145,7 +145,7 @@ func TestHTTP2Streams(t *testing.T) {
 		{"a field of the connection ends its stream only", "http2_protocol_options: {override_stream_error_on_invalid_http_message: true}",
 			func(c *frameClient) { c.get(1, "connection=close") }, "1 reset PROTOCOL_ERROR", []string{"1 reset PROTOCOL_ERROR"}},
 		{"one stream more than allowed", "http2_protocol_options: {max_concurrent_streams: 1}",
-			func(c *frameClient) { c.headers(1, false, open...); c.get(3) }, "3 reset REFUSED_STREAM", []string{"3 reset REFUSED_STREAM"}},
+			func(c *frameClient) { c.headers(1, false, append(open, "content-length=3")...); c.get(3) }, "3 reset REFUSED_STREAM", []string{"3 reset REFUSED_STREAM"}},
 		{"less content than said", "", func(c *frameClient) {
 			c.headers(1, false, append(open, "content-length=3")...)
 			c.framer.WriteData(1, true, []byte("ab"))

@@ -70,8 +70,7 @@ func ownMemory(code []byte) (own []byte, imports []importedThing, memory bool) {
 		begin := r.b
 		module, _ := r.bytes()
 		name, _ := r.bytes()
-		kind, given := r.byte()
-		ok = given
+		kind, _ := r.byte() // what is cut off shows in what follows
 		before := r.b
 		switch kind {
 		case importFunction:

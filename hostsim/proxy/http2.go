@@ -62,6 +62,7 @@ type http2Conn struct {
 	err         error
 	goneAway    bool // the peer wants no new streams
 	saidGoAway  bool
+	parting     bool   // what waits is still written, although the connection has ended
 	onChange    func() // settings or a GOAWAY have come
 	floods      http2Floods
 	received    time.Time   // when a frame came last, where that is of interest
@@ -170,7 +171,7 @@ func (h *http2Conn) flush() {
 		return
 	}
 	h.writing = true
-	for len(h.out) > 0 && h.err == nil {
+	for len(h.out) > 0 && (h.err == nil || h.parting) {
 		b := h.out
 		h.out, h.control, h.queued = h.spare[:0], 0, 0
 		h.mu.Unlock()
@@ -181,6 +182,7 @@ func (h *http2Conn) flush() {
 			h.spare = nil
 		}
 		if err != nil {
+			h.parting = false
 			h.end(errHTTP2Closed)
 		}
 		if h.crowded {
@@ -240,6 +242,7 @@ func (h *http2Conn) connectionError(e *http2Error) {
 	defer h.mu.Unlock()
 	h.batch = false
 	if !e.silent {
+		h.parting = true // another goroutine may be writing
 		h.framer.WriteGoAway(h.last, e.code, []byte(e.text))
 	} else if !h.writing {
 		h.out = h.out[:0] // Envoy does not come to write in this turn

@@ -165,7 +165,7 @@ func TestHTTP2Streams(t *testing.T) {
 		{"too large a head", "max_request_headers_kb: 1", func(c *frameClient) { c.get(1, "x="+strings.Repeat("x", 2000)) },
 			"1 reset INTERNAL_ERROR", []string{"1 reset INTERNAL_ERROR"}},
 		{"too many empty frames", "", func(c *frameClient) {
-			c.headers(1, false, open...)
+			c.headers(1, false, append(open, "content-length=3")...)
 			c.framer.WriteData(1, false, nil)
 			c.framer.WriteData(1, false, nil)
 		}, "closed", []string{"closed"}},

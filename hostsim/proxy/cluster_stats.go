@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -165,6 +166,9 @@ func (c *clusterStats) circuitBreakers(stats *Stats, cl *cluster, thresholds []*
 			if track {
 				stats.computed(prefix+r.left, Gauge, func() (int64, bool) { return max(0, r.most-r.now.Load()), true })
 			}
+		}
+		if track { // max_connection_pools, which nobody limits
+			stats.computed(prefix+"remaining_cx_pools", Gauge, func() (int64, bool) { return math.MaxUint32, true })
 		}
 		stats.computed(prefix+"cx_pool_open", Gauge, func() (int64, bool) { return 0, c.cxTotal.Used() || i == 0 && c.pendingOverflow.Used() })
 	}

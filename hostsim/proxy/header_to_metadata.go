@@ -29,7 +29,29 @@ func (f *headerToMetadataFactory) newFilter(s *stream) httpFilter {
 	return &headerToMetadata{stream: s, factory: f}
 }
 
-type metadataRules struct{ request, response []metadataRule }
+type metadataRules struct {
+	request, response []metadataRule
+	stats             *metadataStats
+}
+
+// metadataStats count what became of rules, for requests and for responses.
+type metadataStats struct {
+	sides [2]struct{ processed, added, notFound *Stat }
+
+	badBase64, tooLong, badRewrite *Stat
+}
+
+func newMetadataStats(stats *Stats, prefix string) *metadataStats {
+	prefix = "http_filter_name." + prefix + "."
+	m := &metadataStats{badBase64: stats.Stat(prefix + "base64_decode_failed"), tooLong: stats.Stat(prefix + "header_value_too_long"),
+		badRewrite: stats.Stat(prefix + "regex_substitution_failed")}
+	for i, side := range []string{"request", "response"} {
+		s := &m.sides[i]
+		s.processed, s.added = stats.Stat(prefix+side+"_rules_processed"), stats.Stat(prefix+side+"_metadata_added")
+		s.notFound = stats.Stat(prefix + side + "_header_not_found")
+	}
+	return m
+}
 
 // metadataRule turns one header, or cookie, into metadata.
 type metadataRule struct {
@@ -58,27 +80,33 @@ func (f *headerToMetadata) effective() *metadataRules {
 }
 
 func (f *headerToMetadata) decodeHeaders(bool) status {
-	f.apply(f.effective().request, &f.stream.request)
+	f.apply(f.effective().request, 0, &f.stream.request)
 	return goOn
 }
 
 func (f *headerToMetadata) encodeHeaders(bool) status {
-	f.apply(f.effective().response, &f.stream.response)
+	f.apply(f.effective().response, 1, &f.stream.response)
 	return goOn
 }
 
-func (f *headerToMetadata) apply(rules []metadataRule, h *Headers) {
+func (f *headerToMetadata) apply(rules []metadataRule, side int, h *Headers) {
+	stats := f.rules.stats
+	counts := &stats.sides[side]
 	for i := range rules {
 		r := &rules[i]
 		value, present := r.take(h)
 		entry := r.missing
+		counts.processed.Add(1)
 		if present {
 			entry = r.present
+		} else if r.missing != nil { // else Envoy does not count it
+			counts.notFound.Add(1)
 		}
 		if entry == nil {
 			continue
 		}
-		if v := entry.metadata(value); v != nil {
+		if v := entry.metadata(value, stats); v != nil {
+			counts.added.Add(1)
 			f.stream.setMetadata(entry.namespace, &structpb.Struct{Fields: map[string]*structpb.Value{entry.key: v}})
 		}
 	}
@@ -98,19 +126,26 @@ func (r *metadataRule) take(h *Headers) (value string, present bool) {
 
 // metadata is nil where nothing is to be written: no value, one too long, or
 // one that cannot be read.
-func (e *metadataEntry) metadata(value string) *structpb.Value {
+func (e *metadataEntry) metadata(value string, stats *metadataStats) *structpb.Value {
 	if e.value != "" {
 		value = e.value
 	} else if e.rewrite != nil {
-		value = e.rewrite(value)
+		if value = e.rewrite(value); value == "" {
+			stats.badRewrite.Add(1)
+		}
 	}
 	const tooLong = 8 << 10
-	if value == "" || len(value) >= tooLong {
+	switch {
+	case value == "":
+		return nil
+	case len(value) >= tooLong:
+		stats.tooLong.Add(1)
 		return nil
 	}
 	if e.base64 {
 		decoded, err := base64.RawStdEncoding.DecodeString(strings.TrimRight(value, "="))
 		if value = string(decoded); err != nil || value == "" {
+			stats.badBase64.Add(1)
 			return nil
 		}
 	}
@@ -138,7 +173,11 @@ func (e *metadataEntry) metadata(value string) *structpb.Value {
 // ---- from the configuration
 
 func (b *builder) metadataRules(path string, c *metadatav3.Config) (*metadataRules, error) {
-	rules := &metadataRules{}
+	stats := &b.server.Stats
+	if c.GetStatPrefix() == "" {
+		stats = &Stats{} // which nobody reads
+	}
+	rules := &metadataRules{stats: newMetadataStats(stats, c.GetStatPrefix())}
 	for _, side := range []struct {
 		name string
 		from []*metadatav3.Config_Rule

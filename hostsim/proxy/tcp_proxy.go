@@ -231,6 +231,9 @@ func (b *builder) tcpProxy(path string, c *tcpv3.TcpProxy) (*tcpProxy, *hcm, err
 	stats, prefix := &b.server.Stats, "tcp."+c.GetStatPrefix()+"."
 	stat := func(name string) *Stat { return stats.Stat(prefix + name) }
 	p.total, p.noRoute, p.idleTimeouts = stat("downstream_cx_total"), stat("downstream_cx_no_route"), stat("idle_timeout")
+	stats.zero(prefix, "downstream_cx_drain_close", "downstream_cx_overload_close", "downstream_flow_control_paused_reading_total",
+		"downstream_flow_control_resumed_reading_total", "early_data_received_count_total", "route_delayed_total")
+	stats.zeroGauges(prefix, "downstream_cx_tx_bytes_buffered", "upstream_flush_active")
 	p.tooLong, p.flushes = stat("max_downstream_connection_duration"), stat("upstream_flush_total")
 	m := &hcm{server: b.server, tcp: p}
 	m.stats.bytesReceived, m.stats.bytesSent = stat("downstream_cx_rx_bytes_total"), stat("downstream_cx_tx_bytes_total")

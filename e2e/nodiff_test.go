@@ -88,7 +88,7 @@ func TestNodiff(t *testing.T) {
 
 	// Almost all of the time is waiting for what does not happen, so many
 	// bootstraps run at once; starting is work, so few start at once.
-	running, starting := make(chan struct{}, 16), make(chan struct{}, 2)
+	running, starting := make(chan struct{}, 24), make(chan struct{}, 2)
 	var all sync.WaitGroup
 	for _, s := range suites {
 		all.Go(func() {

@@ -1,13 +1,11 @@
 package e2e
 
 import (
-	"context"
 	"os"
 	"path/filepath"
 	"testing"
 
 	"switchyard/filter"
-	"switchyard/hostsim/vm"
 )
 
 // One stream through bin/switchyard.wasm in hostsim's VM, from its creation to
@@ -17,40 +15,15 @@ func BenchmarkPlugin(b *testing.B) {
 	if err != nil {
 		b.Skipf("%v (%s)", err, plugin.get)
 	}
-	ctx := context.Background()
-	engine, err := vm.NewEngine(ctx, vm.EngineOptions{})
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer engine.Close(ctx)
-	module, err := engine.Load(ctx, "bin/switchyard.wasm", code)
-	if err != nil {
-		b.Fatal(err)
-	}
-	p, err := engine.NewPlugin(ctx, vm.PluginConfig{Name: "switchyard", Module: module}, 1)
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer p.Close()
 	for _, bb := range []struct {
 		name    string
 		headers filter.HeaderMap
 	}{{"page", pageMap()}, {"socket", append(pageMap(), handshakeMap()[2:]...)}} {
 		b.Run(bb.name, func(b *testing.B) {
 			b.ReportAllocs()
-			s := &pluginStream{}
+			stream := inVM(b, code, bb.headers, bb.name == "page")
 			for b.Loop() {
-				s.headers = append(s.headers[:0], bb.headers...)
-				c, err := p.NewStream(0, s)
-				if err != nil {
-					b.Fatal(err)
-				}
-				if _, err := c.OnRequestHeaders(len(s.headers), bb.name == "page"); err != nil {
-					b.Fatal(err)
-				}
-				if err := c.Close(); err != nil {
-					b.Fatal(err)
-				}
+				stream()
 			}
 		})
 	}

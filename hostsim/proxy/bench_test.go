@@ -13,31 +13,18 @@ func BenchmarkPlainRequest(b *testing.B) {
 		"Accept: */*\r\nAccept-Language: en-US,en;q=0.9\r\nAccept-Encoding: gzip, deflate, br, zstd\r\nSec-Fetch-Dest: empty\r\n" +
 		"Sec-Fetch-Mode: cors\r\nSec-Fetch-Site: same-site\r\nPragma: no-cache\r\nCache-Control: no-cache\r\nCookie: a=b\r\n\r\n"
 	response := []byte("HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 5\r\n\r\nhello")
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer l.Close()
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
+	l := accept(b, func(c net.Conn) {
+		defer c.Close()
+		buf := make([]byte, 4096)
+		for { // a request comes in one piece here
+			if _, err := c.Read(buf); err != nil {
 				return
 			}
-			go func() {
-				defer c.Close()
-				buf := make([]byte, 4096)
-				for { // a request comes in one piece here
-					if _, err := c.Read(buf); err != nil {
-						return
-					}
-					if _, err := c.Write(response); err != nil {
-						return
-					}
-				}
-			}()
+			if _, err := c.Write(response); err != nil {
+				return
+			}
 		}
-	}()
+	})
 	_, addr := serve(b, l.Addr().String(), "", "", "")
 	c, err := net.Dial("tcp", addr)
 	if err != nil {

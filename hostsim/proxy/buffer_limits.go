@@ -11,7 +11,7 @@ import (
 // bufferLimit is Envoy's default of per_connection_buffer_limit_bytes.
 const bufferLimit = 1 << 20
 
-// limitOf is the limit in bytes that the configuration gives, or another one.
+// limitOf is the limit that the configuration gives, or another one.
 func limitOf(c *wrapperspb.UInt32Value, otherwise int) int {
 	if c == nil {
 		return otherwise

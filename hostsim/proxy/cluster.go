@@ -322,39 +322,32 @@ func (b *builder) clusterProtocol(path string, cl *cluster, c *clusterv3.Cluster
 	return nil
 }
 
-// circuitBreakers reads the thresholds; the first of a priority counts.
-func (c *cluster) circuitBreakers(thresholds []*clusterv3.CircuitBreakers_Thresholds) {
+// circuitBreakers reads the thresholds.
+func (c *cluster) circuitBreakers(all []*clusterv3.CircuitBreakers_Thresholds) {
 	for i := range c.breakers {
-		b := &c.breakers[i]
-		b.maxConnections, b.maxPending, b.maxRequests, b.maxRetries = 1024, 1024, 1024, 3
-		for _, t := range thresholds {
-			if int(t.GetPriority()) != i {
-				continue
+		b, t := &c.breakers[i], thresholdsOf(all, i)
+		b.maxConnections = int64(limitOf(t.GetMaxConnections(), 1024))
+		b.maxPending = int64(limitOf(t.GetMaxPendingRequests(), 1024))
+		b.maxRequests = int64(limitOf(t.GetMaxRequests(), 1024))
+		b.maxRetries = int64(limitOf(t.GetMaxRetries(), 3))
+		if v := t.GetRetryBudget(); v != nil {
+			b.budget = &retryBudget{percent: 20, least: int64(limitOf(v.GetMinRetryConcurrency(), 3))}
+			if v.GetBudgetPercent() != nil {
+				b.budget.percent = v.GetBudgetPercent().GetValue()
 			}
-			if v := t.GetMaxConnections(); v != nil {
-				b.maxConnections = int64(v.GetValue())
-			}
-			if v := t.GetMaxPendingRequests(); v != nil {
-				b.maxPending = int64(v.GetValue())
-			}
-			if v := t.GetMaxRequests(); v != nil {
-				b.maxRequests = int64(v.GetValue())
-			}
-			if v := t.GetMaxRetries(); v != nil {
-				b.maxRetries = int64(v.GetValue())
-			}
-			if v := t.GetRetryBudget(); v != nil {
-				b.budget = &retryBudget{percent: 20, least: 3}
-				if v.GetBudgetPercent() != nil {
-					b.budget.percent = v.GetBudgetPercent().GetValue()
-				}
-				if v.GetMinRetryConcurrency() != nil {
-					b.budget.least = int64(v.GetMinRetryConcurrency().GetValue())
-				}
-			}
-			break
 		}
 	}
+}
+
+// thresholdsOf gives those of a priority, the first if there are several, nil
+// if there are none.
+func thresholdsOf(all []*clusterv3.CircuitBreakers_Thresholds, priority int) *clusterv3.CircuitBreakers_Thresholds {
+	for _, t := range all {
+		if int(t.GetPriority()) == priority {
+			return t
+		}
+	}
+	return nil
 }
 
 // endpoints reads the load assignment.

@@ -140,13 +140,7 @@ func (c *clusterStats) circuitBreakers(stats *Stats, cl *cluster, thresholds []*
 	for i, name := range []string{"default", "high"} {
 		b := &cl.breakers[i]
 		prefix := "cluster." + cl.statName + ".circuit_breakers." + name + "."
-		track := false
-		for _, t := range thresholds {
-			if int(t.GetPriority()) == i {
-				track = t.GetTrackRemaining()
-				break
-			}
-		}
+		track := thresholdsOf(thresholds, i).GetTrackRemaining()
 		for _, r := range []struct {
 			open, left string
 			now        *resource

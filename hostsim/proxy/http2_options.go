@@ -32,38 +32,20 @@ type http2Options struct {
 // newHTTP2Options reads Http2ProtocolOptions; its defaults are Envoy 1.40's.
 func newHTTP2Options(c *corev3.Http2ProtocolOptions) http2Options {
 	o := http2Options{
-		maxStreams: 1024, streamWindow: 16 << 20, connWindow: 24 << 20, tableSize: 4096, allowConnect: c.GetAllowConnect(),
-		mostFrames: 10000, mostControl: 1000, mostEmpty: 1, mostPriorities: 100, mostUpdates: 10, streamErrors: c.GetStreamErrorOnInvalidHttpMessaging(),
-	}
-	if v := c.GetMaxConcurrentStreams(); v != nil {
-		o.maxStreams = v.GetValue()
-	}
-	if v := c.GetInitialStreamWindowSize(); v != nil {
-		o.streamWindow = int64(v.GetValue())
-	}
-	if v := c.GetInitialConnectionWindowSize(); v != nil {
-		o.connWindow = int64(v.GetValue())
-	}
-	if v := c.GetHpackTableSize(); v != nil {
-		o.tableSize = v.GetValue()
+		maxStreams:     uint32(limitOf(c.GetMaxConcurrentStreams(), 1024)),
+		streamWindow:   int64(limitOf(c.GetInitialStreamWindowSize(), 16<<20)),
+		connWindow:     int64(limitOf(c.GetInitialConnectionWindowSize(), 24<<20)),
+		tableSize:      uint32(limitOf(c.GetHpackTableSize(), 4096)),
+		allowConnect:   c.GetAllowConnect(),
+		streamErrors:   c.GetStreamErrorOnInvalidHttpMessaging(),
+		mostFrames:     limitOf(c.GetMaxOutboundFrames(), 10000),
+		mostControl:    limitOf(c.GetMaxOutboundControlFrames(), 1000),
+		mostEmpty:      limitOf(c.GetMaxConsecutiveInboundFramesWithEmptyPayload(), 1),
+		mostPriorities: limitOf(c.GetMaxInboundPriorityFramesPerStream(), 100),
+		mostUpdates:    limitOf(c.GetMaxInboundWindowUpdateFramesPerDataFrameSent(), 10),
 	}
 	if v := c.GetOverrideStreamErrorOnInvalidHttpMessage(); v != nil {
 		o.streamErrors = v.GetValue()
-	}
-	if v := c.GetMaxOutboundFrames(); v != nil {
-		o.mostFrames = int(v.GetValue())
-	}
-	if v := c.GetMaxOutboundControlFrames(); v != nil {
-		o.mostControl = int(v.GetValue())
-	}
-	if v := c.GetMaxConsecutiveInboundFramesWithEmptyPayload(); v != nil {
-		o.mostEmpty = int(v.GetValue())
-	}
-	if v := c.GetMaxInboundPriorityFramesPerStream(); v != nil {
-		o.mostPriorities = int(v.GetValue())
-	}
-	if v := c.GetMaxInboundWindowUpdateFramesPerDataFrameSent(); v != nil {
-		o.mostUpdates = int(v.GetValue())
 	}
 	for _, s := range c.GetCustomSettingsParameters() {
 		o.custom = append(o.custom, http2.Setting{ID: http2.SettingID(s.GetIdentifier().GetValue()), Val: s.GetValue().GetValue()})

@@ -13,10 +13,11 @@ import (
 
 // listener accepts connections for one connection manager.
 type listener struct {
-	name   string
-	server *Server
-	stats  *listenerStats
-	prefix string // of its stats
+	name    string
+	address string // that the configuration gives
+	server  *Server
+	stats   *listenerStats
+	prefix  string // of its stats
 
 	chains       []*listenerChain
 	defaultChain *listenerChain // nil: none

@@ -31,11 +31,38 @@ type testUpstream struct {
 // write the connection itself.
 func newUpstream(t *testing.T, answer func(head string, c net.Conn, r *bufio.Reader)) *testUpstream {
 	t.Helper()
+	u := &testUpstream{closed: make(chan struct{}, 100)}
+	u.Listener = accept(t, func(c net.Conn) {
+		defer func() { c.Close(); u.closed <- struct{}{} }()
+		r := bufio.NewReader(c)
+		for {
+			var head strings.Builder
+			for {
+				line, err := r.ReadString('\n')
+				if err != nil {
+					return
+				}
+				head.WriteString(line)
+				if line == "\r\n" {
+					break
+				}
+			}
+			u.mu.Lock()
+			u.received = append(u.received, head.String())
+			u.mu.Unlock()
+			answer(head.String(), c, r)
+		}
+	})
+	return u
+}
+
+// accept serves each connection in a goroutine of its own, until the test ends.
+func accept(t testing.TB, serve func(net.Conn)) net.Listener {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	u := &testUpstream{Listener: l, closed: make(chan struct{}, 100)}
 	t.Cleanup(func() { l.Close() })
 	go func() {
 		for {
@@ -43,30 +70,10 @@ func newUpstream(t *testing.T, answer func(head string, c net.Conn, r *bufio.Rea
 			if err != nil {
 				return
 			}
-			go func() {
-				defer func() { c.Close(); u.closed <- struct{}{} }()
-				r := bufio.NewReader(c)
-				for {
-					var head strings.Builder
-					for {
-						line, err := r.ReadString('\n')
-						if err != nil {
-							return
-						}
-						head.WriteString(line)
-						if line == "\r\n" {
-							break
-						}
-					}
-					u.mu.Lock()
-					u.received = append(u.received, head.String())
-					u.mu.Unlock()
-					answer(head.String(), c, r)
-				}
-			}()
+			go serve(c)
 		}
 	}()
-	return u
+	return l
 }
 
 func ok(head string, c net.Conn, r *bufio.Reader) {

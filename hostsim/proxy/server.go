@@ -209,16 +209,15 @@ func (b *builder) build(listen bool) error {
 	taken := map[string]int{}
 	for i, c := range static.GetListeners() {
 		path := at("static_resources", "listeners", i)
-		if sa := c.GetAddress().GetSocketAddress(); sa.GetPortValue() != 0 {
-			address := net.JoinHostPort(sa.GetAddress(), strconv.Itoa(int(sa.GetPortValue())))
-			if earlier, is := taken[address]; is {
-				return b.boot.Errorf(path+".address", "listeners[%d] has the address %s already", earlier, address)
-			}
-			taken[address] = i
-		}
 		l, err := b.listener(path, c)
 		if err != nil {
 			return err
+		}
+		if c.GetAddress().GetSocketAddress().GetPortValue() != 0 {
+			if earlier, is := taken[l.address]; is {
+				return b.boot.Errorf(path+".address", "listeners[%d] has the address %s already", earlier, l.address)
+			}
+			taken[l.address] = i
 		}
 		s.listeners = append(s.listeners, l)
 	}
@@ -228,21 +227,17 @@ func (b *builder) build(listen bool) error {
 	}
 	for i, l := range s.listeners {
 		c := static.GetListeners()[i]
-		path := at("static_resources", "listeners", i) + ".address"
-		address, err := b.listenAddress(path, c.GetAddress())
-		if err != nil {
-			return err
-		}
-		path += ".socket_address"
+		path := at("static_resources", "listeners", i) + ".address.socket_address"
+		var err error
 		if c.GetBindToPort() != nil && !c.GetBindToPort().GetValue() {
-			if l.unbound, err = net.ResolveTCPAddr("tcp", address); err != nil {
+			if l.unbound, err = net.ResolveTCPAddr("tcp", l.address); err != nil {
 				return b.boot.Errorf(path, "%v", err)
 			}
 			continue
 		}
 		reusePort := canReusePort && (c.GetEnableReusePort() == nil || c.GetEnableReusePort().GetValue())
-		if l.sockets, err = listenTCP(b.ctx, address, s.options.Concurrency, reusePort); err != nil {
-			return b.boot.Errorf(path, "listener %q: cannot listen on %s: %v", l.name, address, plainListenError(err))
+		if l.sockets, err = listenTCP(b.ctx, l.address, s.options.Concurrency, reusePort); err != nil {
+			return b.boot.Errorf(path, "listener %q: cannot listen on %s: %v", l.name, l.address, plainListenError(err))
 		}
 	}
 	return nil
@@ -260,10 +255,11 @@ func (b *builder) listener(path string, c *listenerv3.Listener) (*listener, erro
 	if c.GetAddress() == nil {
 		return nil, b.boot.Errorf(path, "a listener needs an address")
 	}
-	if _, err := b.listenAddress(path+".address", c.GetAddress()); err != nil {
+	address, err := b.listenAddress(path+".address", c.GetAddress())
+	if err != nil {
 		return nil, err
 	}
-	l := &listener{name: c.GetName(), server: b.server, most: -1}
+	l := &listener{name: c.GetName(), address: address, server: b.server, most: -1}
 	if key := "envoy.resource_limits.listener." + c.GetName() + ".connection_limit"; b.runtime[key] != nil {
 		l.most = int64(b.runtime.number(key, math.MaxInt64))
 	}
@@ -278,7 +274,6 @@ func (b *builder) listener(path string, c *listenerv3.Listener) (*listener, erro
 		chains = append(slices.Clone(chains), c.GetDefaultFilterChain())
 	}
 	l.metadata = c.GetMetadata()
-	var err error
 	if l.accessLogs, err = b.accessLogs(path, "access_log", c.GetAccessLog()); err != nil {
 		return nil, err
 	}

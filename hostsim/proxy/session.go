@@ -400,7 +400,7 @@ func (s *session) relay(d *direction) {
 		case over:
 			return
 		case ended:
-			s.sleep(d)
+			s.sleep(d, nil)
 			continue
 		}
 		d.from.conn.SetReadDeadline(s.info.timers.until())
@@ -504,8 +504,9 @@ func (s *session) splicer(d *direction) *splicer {
 	return newSplicer(to, d.from.conn, s.conn.server.pipes)
 }
 
-// sleep stands in for a read where no more will come.
-func (s *session) sleep(d *direction) {
+// sleep stands in for a read where no more will come. What it is woken by may be
+// a connection that is given to it meanwhile; nil gives none.
+func (s *session) sleep(d *direction, meanwhile <-chan given) (g given, is bool) {
 	var expired <-chan time.Time
 	if at := s.info.timers.until(); !at.IsZero() {
 		t := time.NewTimer(time.Until(at))
@@ -513,10 +514,13 @@ func (s *session) sleep(d *direction) {
 		expired = t.C
 	}
 	select {
+	case g = <-meanwhile:
+		return g, true
 	case <-d.kick:
 	case <-s.conn.server.closing:
 		s.shut(closeNow, vm.ClosedHere, "")
 	case <-expired:
 		s.expire()
 	}
+	return g, false
 }

@@ -65,24 +65,10 @@ const (
 
 // echo sends back what it gets, and closes when the other side does.
 func echo(t *testing.T) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				io.Copy(c, c)
-				c.Close()
-			}()
-		}
-	}()
-	return l.Addr().String()
+	return accept(t, func(c net.Conn) {
+		io.Copy(c, c)
+		c.Close()
+	}).Addr().String()
 }
 
 func TestBytesThroughNetworkFilters(t *testing.T) {

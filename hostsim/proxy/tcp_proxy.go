@@ -182,20 +182,8 @@ func (p *pool) connectFor(s *session) (*upstreamConn, error) {
 		return nil, err
 	}
 	for {
-		var expired <-chan time.Time
-		if at := s.info.timers.until(); !at.IsZero() {
-			t := time.NewTimer(time.Until(at))
-			defer t.Stop()
-			expired = t.C
-		}
-		select {
-		case g := <-w.given:
+		if g, is := s.sleep(&s.response, w.given); is {
 			return g.conn, g.err
-		case <-s.response.kick:
-		case <-s.conn.server.closing:
-			s.shut(closeNow, vm.ClosedHere, "")
-		case <-expired:
-			s.expire()
 		}
 		if s.over() {
 			return nil, p.leave(w, errDownstream)
@@ -206,10 +194,7 @@ func (p *pool) connectFor(s *session) (*upstreamConn, error) {
 // ---- from the configuration
 
 func (b *builder) tcpProxy(path string, c *tcpv3.TcpProxy) (*tcpProxy, *hcm, error) {
-	p := &tcpProxy{attempts: 1, idle: time.Hour, longest: c.GetMaxDownstreamConnectionDuration().AsDuration()}
-	if v := c.GetMaxConnectAttempts(); v != nil {
-		p.attempts = int(v.GetValue())
-	}
+	p := &tcpProxy{attempts: limitOf(c.GetMaxConnectAttempts(), 1), idle: time.Hour, longest: c.GetMaxDownstreamConnectionDuration().AsDuration()}
 	if d := c.GetIdleTimeout(); d != nil {
 		p.idle = d.AsDuration()
 	}

@@ -28,34 +28,12 @@ func (s *secure) peer() *x509.Certificate {
 	return s.state.PeerCertificates[0]
 }
 
-func (s *secure) version() string {
-	if s == nil {
-		return ""
-	}
-	return versionName(s.state.Version)
-}
-
-func (s *secure) cipher() string {
-	if s == nil {
-		return ""
-	}
-	return cipherName(s.state.CipherSuite)
-}
-
-func (s *secure) group() string {
-	if s == nil {
-		return ""
-	}
-	return curveName(s.state.CurveID)
-}
+func (s *secure) version() string { return versionName(s.state.Version) }
+func (s *secure) cipher() string  { return cipherName(s.state.CipherSuite) }
+func (s *secure) group() string   { return curveName(s.state.CurveID) }
 
 // asked is the server name that a client has asked for.
-func (s *secure) asked() string {
-	if s == nil {
-		return ""
-	}
-	return s.state.ServerName
-}
+func (s *secure) asked() string { return s.state.ServerName }
 
 // upstreamSecure is TLS on the connection to the upstream, or nil.
 func (s *stream) upstreamSecure() *secure {
@@ -67,6 +45,16 @@ func (s *stream) upstreamSecure() *secure {
 		return up.client.secure
 	}
 	return up.secure
+}
+
+// ofTLS is a command that says something of a connection with TLS.
+func ofTLS(from func(*stream) *secure, say func(*secure) string) commandKind {
+	return word(func(s *stream) string {
+		if c := from(s); c != nil {
+			return say(c)
+		}
+		return ""
+	})
 }
 
 // ofCertificate is a command that says something of a certificate, if there is
@@ -125,6 +113,7 @@ func notAfter(c *x509.Certificate) time.Time  { return c.NotAfter }
 func withTLS(commands map[string]commandKind) map[string]commandKind {
 	peer, local := (*stream).peer, (*stream).localCertificate
 	upstream := func(s *stream) *x509.Certificate { return s.upstreamSecure().peer() }
+	downstream := func(s *stream) *secure { return s.conn.secure }
 	peerIssuer := func(s *stream) *x509.Certificate {
 		if s.conn.secure == nil {
 			return nil
@@ -146,9 +135,9 @@ func withTLS(commands map[string]commandKind) map[string]commandKind {
 		}),
 		"DOWNSTREAM_PEER_ISSUER_FINGERPRINT_256": ofCertificate(peerIssuer, fingerprint256),
 		"DOWNSTREAM_PEER_ISSUER_SERIAL":          ofCertificate(peerIssuer, serial),
-		"UPSTREAM_SERVER_NAME":                   word(func(s *stream) string { return s.upstreamSecure().asked() }),
-		"DOWNSTREAM_TLS_VERSION":                 word(func(s *stream) string { return s.conn.secure.version() }),
-		"DOWNSTREAM_TLS_CIPHER":                  word(func(s *stream) string { return s.conn.secure.cipher() }),
+		"UPSTREAM_SERVER_NAME":                   ofTLS((*stream).upstreamSecure, (*secure).asked),
+		"DOWNSTREAM_TLS_VERSION":                 ofTLS(downstream, (*secure).version),
+		"DOWNSTREAM_TLS_CIPHER":                  ofTLS(downstream, (*secure).cipher),
 		"DOWNSTREAM_PEER_SUBJECT":                ofCertificate(peer, subject),
 		"DOWNSTREAM_PEER_ISSUER":                 ofCertificate(peer, issuer),
 		"DOWNSTREAM_PEER_SERIAL":                 ofCertificate(peer, serial),
@@ -169,8 +158,8 @@ func withTLS(commands map[string]commandKind) map[string]commandKind {
 		"DOWNSTREAM_LOCAL_DNS_SAN":               ofCertificate(local, namesOf(sanDNS)),
 		"DOWNSTREAM_LOCAL_IP_SAN":                ofCertificate(local, namesOf(sanIP)),
 		"DOWNSTREAM_LOCAL_EMAIL_SAN":             ofCertificate(local, namesOf(sanEmail)),
-		"UPSTREAM_TLS_VERSION":                   word(func(s *stream) string { return s.upstreamSecure().version() }),
-		"UPSTREAM_TLS_CIPHER":                    word(func(s *stream) string { return s.upstreamSecure().cipher() }),
+		"UPSTREAM_TLS_VERSION":                   ofTLS((*stream).upstreamSecure, (*secure).version),
+		"UPSTREAM_TLS_CIPHER":                    ofTLS((*stream).upstreamSecure, (*secure).cipher),
 		"UPSTREAM_PEER_SUBJECT":                  ofCertificate(upstream, subject),
 		"UPSTREAM_PEER_ISSUER":                   ofCertificate(upstream, issuer),
 		"UPSTREAM_PEER_CERT":                     ofCertificate(upstream, escapedPEM),
@@ -179,8 +168,8 @@ func withTLS(commands map[string]commandKind) map[string]commandKind {
 		"UPSTREAM_LOCAL_DNS_SAN":                 ofCertificate(shown, namesOf(sanDNS)),
 		"UPSTREAM_LOCAL_URI_SAN":                 ofCertificate(shown, namesOf(sanURI)),
 		"UPSTREAM_LOCAL_IP_SAN":                  ofCertificate(shown, namesOf(sanIP)),
-		"UPSTREAM_TLS_GROUP":                     word(func(s *stream) string { return s.upstreamSecure().group() }),
-		"DOWNSTREAM_TLS_GROUP":                   word(func(s *stream) string { return s.conn.secure.group() }),
+		"UPSTREAM_TLS_GROUP":                     ofTLS((*stream).upstreamSecure, (*secure).group),
+		"DOWNSTREAM_TLS_GROUP":                   ofTLS(downstream, (*secure).group),
 		"UPSTREAM_PEER_URI_SAN":                  ofCertificate(upstream, namesOf(sanURI)),
 		"UPSTREAM_PEER_DNS_SAN":                  ofCertificate(upstream, namesOf(sanDNS)),
 		"UPSTREAM_PEER_IP_SAN":                   ofCertificate(upstream, namesOf(sanIP)),

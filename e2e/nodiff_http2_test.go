@@ -3,12 +3,9 @@ package e2e
 import (
 	"bufio"
 	"bytes"
-	"crypto/tls"
 	"encoding/hex"
 	"fmt"
 	"io"
-	"net"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -223,40 +220,6 @@ func frames(data []byte) (lines []string, ended int) {
 		}
 	}
 	return lines, ended
-}
-
-// tlsFile is a certificate or key of testdata/tls.
-func tlsFile(name string) string { return filepath.Join(root, "e2e", "testdata", "tls", name) }
-
-// clientTLS is TLS as the words of a case want it: the name that the client
-// asks for, the protocols that it offers, and its certificate. - is none.
-func clientTLS(words []string) (*tls.Config, error) {
-	c := &tls.Config{InsecureSkipVerify: true} //nolint // what the proxy shows is compared in its log
-	if len(words) > 0 && words[0] != "-" {
-		c.ServerName = words[0]
-	}
-	if len(words) > 1 && words[1] != "-" {
-		c.NextProtos = strings.Split(words[1], ",")
-	}
-	if len(words) > 2 {
-		pair, err := tls.LoadX509KeyPair(tlsFile(words[2]+".pem"), tlsFile(words[2]+".key"))
-		if err != nil {
-			return nil, err
-		}
-		c.Certificates = []tls.Certificate{pair}
-	}
-	return c, nil
-}
-
-// secured puts TLS on a connection; a handshake that fails shows as the end of
-// the connection.
-func secured(c net.Conn, config *tls.Config) net.Conn {
-	t := tls.Client(c, config)
-	_ = t.SetDeadline(time.Now().Add(nodiffPatience))
-	if t.Handshake() == nil {
-		_ = t.SetDeadline(time.Time{})
-	}
-	return t
 }
 
 // serveFrames is the upstream that speaks HTTP/2. What it does is said by the

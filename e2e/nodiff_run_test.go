@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"hash/fnv"
@@ -197,6 +198,13 @@ func (x *nodiffProxy) run(c *nodiffCase, split func(text string) []string, stats
 	passed := make([]int, len(c.methods)) // bytes, of wait "text"
 	silent := make([]bool, len(c.methods))
 	writers := make([]*frameWriter, len(c.methods))
+	secure := make([]*tlsClient, len(c.methods))
+	var config *tls.Config
+	if c.tls != nil {
+		if config, err = clientTLS(c.tls); err != nil {
+			return nil, err
+		}
+	}
 	var masks []string
 	open := func(i int) error {
 		if wires[i] != nil {
@@ -205,12 +213,9 @@ func (x *nodiffProxy) run(c *nodiffCase, split func(text string) []string, stats
 		conn, err := net.DialTimeout("tcp", addr, nodiffPatience)
 		if err == nil {
 			rw := conn
-			if c.tls != nil {
-				config, err := clientTLS(c.tls)
-				if err != nil {
-					return err
-				}
-				rw = secured(conn, config)
+			if config != nil {
+				secure[i] = secured(conn, config)
+				rw = secure[i]
 			}
 			wires[i] = wireOn(conn.(*net.TCPConn), rw)
 			masks = append(masks, conn.LocalAddr().String(), "<client>")
@@ -337,6 +342,9 @@ func (x *nodiffProxy) run(c *nodiffCase, split func(text string) []string, stats
 			lines = append(lines, "then: "+strconv.Quote(rest))
 		}
 		o.clients = append(o.clients, lines)
+	}
+	for i, t := range slices.DeleteFunc(secure, func(t *tlsClient) bool { return t == nil }) {
+		o.clients[i] = append(t.lines(), o.clients[i]...)
 	}
 	if c.raw {
 		o.ends = x.upstreams.watch()

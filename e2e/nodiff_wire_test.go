@@ -317,7 +317,7 @@ func (s *scriptedUpstream) accept(c *net.TCPConn) {
 	rw, protocol := net.Conn(c), ""
 	certificate := map[string]string{"secure": "server", "stranger": "stranger", "either": "server"}[s.name]
 	if certificate != "" {
-		pair, err := tls.LoadX509KeyPair(tlsFile(certificate+".pem"), tlsFile(certificate+".key"))
+		pair, err := certificateOf(certificate)
 		if err != nil {
 			panic(err) // testdata is part of the repository
 		}

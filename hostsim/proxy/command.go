@@ -196,7 +196,7 @@ var commands = withTLS(map[string]commandKind{
 	"DOWNSTREAM_DIRECT_LOCAL_PORT":                  number(func(s *stream) int64 { return portOf(s.conn.local) }),
 	"DOWNSTREAM_DETECTED_CLOSE_TYPE":                word(func(s *stream) string { return cmp.Or(s.clientClose, "Normal") }),
 	"DOWNSTREAM_LOCAL_CLOSE_REASON":                 word(func(s *stream) string { return s.closeReason }),
-	"DOWNSTREAM_TRANSPORT_FAILURE_REASON":           never(bare),
+	"DOWNSTREAM_TRANSPORT_FAILURE_REASON":           word(func(s *stream) string { return s.downstreamFailure() }),
 	"CONNECTION_TERMINATION_DETAILS":                never(bare),
 	"DOWNSTREAM_PEER_OTHERNAME_SAN":                 never(bare),
 	"DOWNSTREAM_LOCAL_OTHERNAME_SAN":                never(bare),

@@ -218,14 +218,20 @@ func (c *connection) secureBy(l *listener) (ok, byPeer bool) {
 		switch {
 		case err == nil:
 			l.inspected(seen)
+			if !seen.tls {
+				if why := firstRecord(seen.read); why != nil {
+					c.failure = why.inspected()
+				} else {
+					c.failure = (&refusal{131, "CLIENTHELLO_PARSE_FAILED", alertDecodeError}).inspected()
+				}
+			}
 		case late && l.goesOn:
-		case late:
-			resetIfPeeked(c.Conn, seen)
-			return false, true
 		default:
+			resetIfPeeked(c.Conn, seen)
 			return false, true
 		}
 	}
+	c.serverName = seen.serverName
 	chain := l.choose(c, seen)
 	if chain == nil {
 		c.unmatched = true
@@ -233,7 +239,7 @@ func (c *connection) secureBy(l *listener) (ok, byPeer bool) {
 		resetIfPeeked(c.Conn, seen)
 		return false, false
 	}
-	c.hcm, c.chain, c.serverName = chain.hcm, chain, seen.serverName
+	c.hcm, c.chain = chain.hcm, chain
 	c.in.received, c.in.buffering = chain.hcm.stats.bytesReceived, chain.hcm.stats.bytesBuffered
 	if chain.tls == nil {
 		if len(seen.read) > 0 {
@@ -264,6 +270,9 @@ func (c *connection) shakeHands() error {
 	s, err := c.shaking.handshake(c.Conn.(*net.TCPConn), c.hello, 0)
 	c.hello = nil
 	if err != nil {
+		if s != nil {
+			c.secure, c.failure = s, err.Error()
+		}
 		return err
 	}
 	c.server.conns.mu.Lock() // Close may be looking

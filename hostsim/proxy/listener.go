@@ -107,6 +107,7 @@ type connection struct {
 	serverName string  // that tls_inspector saw
 	shaking    *transportSocket
 	hello      []byte // what of the handshake was read before
+	failure    string // why there is no TLS
 
 	alpn    string       // the protocol that TLS has settled on
 	http2   *http2Stream // what Conn is, if it is a stream of an HTTP/2 connection

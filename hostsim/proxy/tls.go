@@ -1,6 +1,8 @@
 package proxy
 
 import (
+	"bytes"
+	"cmp"
 	"crypto/ecdsa"
 	"crypto/rsa"
 	"crypto/sha1"
@@ -38,6 +40,7 @@ type transportSocket struct {
 type verifier struct {
 	roots     *x509.CertPool    // nil: any certificate will do
 	authority *x509.Certificate // the first of them
+	purpose   x509.ExtKeyUsage  // what a peer's certificate has to be for
 	sans      []sanMatch
 	untrusted bool // ACCEPT_UNTRUSTED: whatever is found, the peer is let in
 	required  bool // of clients
@@ -139,14 +142,6 @@ func (t *tlsStats) expires(kind string, c *x509.Certificate) {
 // none here.
 const extensionStatusRequest = 5
 
-// verifyFailure is a certificate that is not accepted.
-type verifyFailure struct {
-	why   string // as Envoy says it
-	alert uint8
-}
-
-func (e *verifyFailure) Error() string { return e.why }
-
 // check judges the certificates of a peer; host is the name that
 // auto_san_validation wants.
 func (v *verifier) check(secure *secure, s *tls.ConnectionState, host string, stats *tlsStats) error {
@@ -155,10 +150,10 @@ func (v *verifier) check(secure *secure, s *tls.ConnectionState, host string, st
 			return nil
 		}
 		stats.verifyNoCert.Add(1)
-		return &verifyFailure{why: "no certificate"}
+		return verifyFailed("no certificate", alertHandshakeFailure)
 	}
 	leaf := s.PeerCertificates[0]
-	refuse := func(counted *Stat, failure *verifyFailure) error {
+	refuse := func(counted *Stat, failure *refusal) error {
 		if !s.DidResume {
 			counted.Add(1)
 		}
@@ -168,16 +163,8 @@ func (v *verifier) check(secure *secure, s *tls.ConnectionState, host string, st
 		return failure
 	}
 	if v.roots != nil {
-		inner := x509.NewCertPool()
-		for _, c := range s.PeerCertificates[1:] {
-			inner.AddCert(c)
-		}
-		chains, err := leaf.Verify(x509.VerifyOptions{Roots: v.roots, Intermediates: inner, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
-		if err != nil {
-			return refuse(stats.verifyError, &verifyFailure{"X509_verify_cert: certificate verification error at depth 0: " + x509Reason(err, leaf), x509Alert(err)})
-		}
-		if len(chains[0]) > 1 {
-			secure.issuer = chains[0][1]
+		if why := v.trusted(secure, s.PeerCertificates); why != nil {
+			return refuse(stats.verifyError, why)
 		}
 	}
 	matches := v.sans
@@ -189,12 +176,12 @@ func (v *verifier) check(secure *secure, s *tls.ConnectionState, host string, st
 		if host != "" {
 			why = "verify SAN list, expected SANs: [" + host + "], certificate SANs: ["
 		}
-		return refuse(stats.verifySAN, &verifyFailure{why + strings.Join(allSANs(leaf), ", ") + "]", alertCertificateUnknown})
+		return refuse(stats.verifySAN, verifyFailed(why+strings.Join(allSANs(leaf), ", ")+"]", alertCertificateUnknown))
 	}
 	if len(v.hashes) > 0 {
 		sum := sha256.Sum256(leaf.Raw)
 		if !slices.Contains(v.hashes, hex.EncodeToString(sum[:])) {
-			return refuse(stats.verifyHash, &verifyFailure{"cert hash and spki", alertCertificateUnknown})
+			return refuse(stats.verifyHash, verifyFailed("cert hash and spki", alertBadCertificateHash))
 		}
 	}
 	// Envoy keeps no word of it in sessions.
@@ -202,52 +189,53 @@ func (v *verifier) check(secure *secure, s *tls.ConnectionState, host string, st
 	return nil
 }
 
-// Alerts of a refused certificate (RFC 8446 6.2).
-const (
-	alertCertificateExpired = 45
-	alertCertificateUnknown = 46
-	alertUnknownCA          = 48
-)
-
-func x509Alert(err error) uint8 {
-	var invalid x509.CertificateInvalidError
-	switch {
-	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
-		return alertCertificateExpired
-	case errors.As(err, new(x509.UnknownAuthorityError)):
-		return alertUnknownCA
+// trusted looks for a chain from the peer's certificate to an authority; nil is
+// that there is one.
+func (v *verifier) trusted(secure *secure, shown []*x509.Certificate) *refusal {
+	leaf := shown[0]
+	inner := x509.NewCertPool()
+	for _, c := range shown[1:] {
+		inner.AddCert(c)
 	}
-	return alertCertificateUnknown
-}
-
-// deny sends an alert that crypto/tls has no way to send, in the plain text that
-// a handshake of TLS 1.2 has then, and nothing more.
-func (t *tlsTransport) deny(alert uint8) {
-	t.TCPConn.Write([]byte{21, 3, 3, 0, 2, 2, alert})
-	t.mute.Store(true)
-}
-
-// Write implements net.Conn.
-func (t *tlsTransport) Write(p []byte) (int, error) {
-	if t.mute.Load() {
-		return len(p), nil
-	}
-	return t.TCPConn.Write(p)
-}
-
-// x509Reason is OpenSSL's word for why a chain is not accepted.
-func x509Reason(err error, leaf *x509.Certificate) string {
-	var invalid x509.CertificateInvalidError
-	if errors.As(err, &invalid) && invalid.Reason == x509.Expired {
-		if time.Now().Before(leaf.NotBefore) {
-			return "certificate is not yet valid"
+	options := x509.VerifyOptions{Roots: v.roots, Intermediates: inner, KeyUsages: []x509.ExtKeyUsage{v.purpose}}
+	chains, err := leaf.Verify(options)
+	if err == nil {
+		if len(chains[0]) > 1 {
+			secure.issuer = chains[0][1]
 		}
-		return "certificate has expired"
+		return nil
 	}
-	if leaf.Issuer.String() == leaf.Subject.String() {
-		return "self-signed certificate"
+	say := func(depth int, why string, alert uint8) *refusal {
+		return verifyFailed(fmt.Sprintf("X509_verify_cert: certificate verification error at depth %d: %s", depth, why), alert)
 	}
-	return "unable to get local issuer certificate"
+	var invalid x509.CertificateInvalidError
+	if errors.As(err, &invalid) {
+		depth := max(slices.IndexFunc(shown, invalid.Cert.Equal), 0)
+		switch {
+		case invalid.Reason == x509.Expired && time.Now().Before(invalid.Cert.NotBefore):
+			return say(depth, "certificate is not yet valid", alertCertificateExpired)
+		case invalid.Reason == x509.Expired:
+			return say(depth, "certificate has expired", alertCertificateExpired)
+		case invalid.Reason == x509.IncompatibleUsage:
+			return say(0, "unsupported certificate purpose", alertUnsupportedCertificate)
+		}
+	}
+	// How far the chain goes, and by what it ends.
+	last, depth := leaf, 0
+	for !bytes.Equal(last.RawIssuer, last.RawSubject) {
+		i := slices.IndexFunc(shown[1:], func(c *x509.Certificate) bool { return last.CheckSignatureFrom(c) == nil })
+		if i < 0 || depth > len(shown) {
+			break
+		}
+		last, depth = shown[1+i], depth+1
+	}
+	switch {
+	case !bytes.Equal(last.RawIssuer, last.RawSubject) || last.KeyUsage != 0 && last.KeyUsage&x509.KeyUsageCertSign == 0:
+		return say(depth, "unable to get local issuer certificate", alertUnknownCA)
+	case depth == 0:
+		return say(depth, "self signed certificate", alertUnknownCA)
+	}
+	return say(depth, "self signed certificate in certificate chain", alertUnknownCA)
 }
 
 func exactSAN(host string) sanMatch {
@@ -309,7 +297,15 @@ type tlsTransport struct {
 	raw    syscall.RawConn
 	replay []byte
 	nowait atomic.Bool
-	mute   atomic.Bool
+
+	// As long as hands are shaken:
+	withholds bool
+	first     []byte // of what the other side has sent
+	withheld  []byte // an alert
+	records   int    // that were sent
+	asked     bool   // this end has sent something
+	secrets   keyLog
+	key       trafficKey // of the alert
 }
 
 // Read implements net.Conn.
@@ -317,10 +313,13 @@ func (t *tlsTransport) Read(p []byte) (n int, err error) {
 	if len(t.replay) > 0 {
 		n = copy(p, t.replay)
 		t.replay = t.replay[n:]
+		t.note(p[:n])
 		return n, nil
 	}
 	if !t.nowait.Load() {
-		return t.TCPConn.Read(p)
+		n, err = t.TCPConn.Read(p)
+		t.note(p[:max(n, 0)])
+		return n, err
 	}
 	n, err = -1, os.ErrDeadlineExceeded
 	t.raw.Control(func(fd uintptr) {
@@ -337,6 +336,13 @@ func (t *tlsTransport) Read(p []byte) (n int, err error) {
 	return n, nil
 }
 
+// note keeps the beginning of what is read.
+func (t *tlsTransport) note(p []byte) {
+	if t.withholds && len(t.first) <= recordHead+2 {
+		t.first = append(t.first, p[:min(len(p), 2*recordHead)]...)
+	}
+}
+
 // secure is TLS on a connection.
 type secure struct {
 	*tls.Conn
@@ -351,7 +357,7 @@ type secure struct {
 
 func newSecure(c *net.TCPConn, replay []byte) (*tlsTransport, error) {
 	raw, err := c.SyscallConn()
-	return &tlsTransport{TCPConn: c, raw: raw, replay: replay}, err
+	return &tlsTransport{TCPConn: c, raw: raw, replay: replay, withholds: true}, err
 }
 
 // now reads what is there without waiting.
@@ -380,7 +386,8 @@ func socketOf(c net.Conn) net.Conn {
 	return c
 }
 
-// handshake is the server's part.
+// handshake is the server's part. If it fails there is a connection all the
+// same, for what is known of it.
 func (t *transportSocket) handshake(c *net.TCPConn, replay []byte, limit time.Duration) (*secure, error) {
 	transport, err := newSecure(c, replay)
 	if err != nil {
@@ -399,7 +406,10 @@ func (t *transportSocket) handshake(c *net.TCPConn, replay []byte, limit time.Du
 		s.local = chosen.Leaf
 		return chosen, nil
 	}
+	config.KeyLogWriter = &transport.secrets
+	var said *tls.ClientHelloInfo
 	config.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		said = hello
 		if slices.Contains(hello.Extensions, extensionStatusRequest) {
 			t.stats.stapleRequests.Add(1)
 			t.stats.staplesOmitted.Add(1)
@@ -420,21 +430,23 @@ func (t *transportSocket) handshake(c *net.TCPConn, replay []byte, limit time.Du
 	if limit > 0 {
 		c.SetDeadline(time.Now().Add(limit))
 	}
-	if err := s.Conn.Handshake(); err != nil {
-		switch {
-		case errors.As(err, new(*verifyFailure)):
-		case t.verify.required && len(s.Conn.ConnectionState().PeerCertificates) == 0 && strings.Contains(err.Error(), "didn't provide a certificate"):
-			t.stats.verifyNoCert.Add(1)
-		case !errors.Is(err, net.ErrClosed):
-			t.stats.errors.Add(1)
-		}
-		return nil, err
-	}
-	c.SetDeadline(time.Time{})
-	s.state, s.shaken = s.Conn.ConnectionState(), time.Now()
+	err = s.Conn.Handshake()
+	s.state = s.Conn.ConnectionState()
 	if s.local == nil {
 		s.local = certificates[0].Leaf
 	}
+	if err != nil {
+		why := t.refusedClient(err, transport, said, &s.state)
+		if !errors.As(err, new(*refusal)) && why.code != noCertificate && (why.code != 0 || why.alert != 0) {
+			t.stats.errors.Add(1)
+		}
+		transport.tell(why.alert)
+		s.state.Version = cmp.Or(s.state.Version, tls.VersionTLS12) // BoringSSL's answer before there is one
+		return s, why
+	}
+	transport.shaken()
+	c.SetDeadline(time.Time{})
+	s.shaken = time.Now()
 	t.stats.shaken(&s.state)
 	return s, nil
 }
@@ -458,14 +470,8 @@ func (t *transportSocket) dial(c *net.TCPConn, p *pool, limit time.Time) (*secur
 	if t.autoSAN {
 		san = p.name
 	}
-	var refused *verifyFailure
-	config.VerifyConnection = func(state tls.ConnectionState) error {
-		err := t.verify.check(s, &state, san, t.stats)
-		if errors.As(err, &refused) && state.Version <= tls.VersionTLS12 {
-			transport.deny(refused.alert)
-		}
-		return err
-	}
+	config.KeyLogWriter = &transport.secrets
+	config.VerifyConnection = func(state tls.ConnectionState) error { return t.verify.check(s, &state, san, t.stats) }
 	if len(config.Certificates) > 0 {
 		s.local = config.Certificates[0].Leaf
 	}
@@ -475,50 +481,18 @@ func (t *transportSocket) dial(c *net.TCPConn, p *pool, limit time.Time) (*secur
 		if errors.Is(err, os.ErrDeadlineExceeded) {
 			return nil, &connectError{timeout: true}
 		}
-		if refused == nil {
+		why := refusedServer(err, transport)
+		if !errors.As(err, new(*refusal)) {
 			t.stats.errors.Add(1)
 		}
-		return nil, &connectError{failure: tlsFailure(err, refused)}
+		transport.tell(why.alert)
+		return nil, &connectError{failure: why.Error()}
 	}
+	transport.shaken()
 	c.SetDeadline(time.Time{})
 	s.state, s.shaken = s.Conn.ConnectionState(), time.Now()
 	t.stats.shaken(&s.state)
 	return s, nil
-}
-
-// tlsFailure is what Envoy says of a handshake that failed: the queue of
-// errors of BoringSSL.
-func tlsFailure(err error, refused *verifyFailure) string {
-	say := func(code int, reason string) string {
-		return fmt.Sprintf("TLS_error:|%d:SSL routines:OPENSSL_internal:%s:TLS_error_end", code, reason)
-	}
-	var header tls.RecordHeaderError
-	var alert tls.AlertError
-	switch {
-	case refused != nil:
-		return say(268435581, "CERTIFICATE_VERIFY_FAILED:verify cert failed: "+refused.why)
-	case errors.As(err, &header):
-		if len(header.RecordHeader) > 0 && header.RecordHeader[0] != 0 {
-			return say(268435703, "WRONG_VERSION_NUMBER")
-		}
-	case errors.As(err, &alert):
-		if name := alertName(uint8(alert)); name != "" {
-			return say(268436446+int(alert), name)
-		}
-	}
-	return ""
-}
-
-// alertName is BoringSSL's name of an alert that was received.
-func alertName(alert uint8) string {
-	return map[uint8]string{
-		10: "SSLV3_ALERT_UNEXPECTED_MESSAGE", 20: "SSLV3_ALERT_BAD_RECORD_MAC", 40: "SSLV3_ALERT_HANDSHAKE_FAILURE",
-		42: "SSLV3_ALERT_BAD_CERTIFICATE", 43: "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE", 44: "SSLV3_ALERT_CERTIFICATE_REVOKED",
-		45: "SSLV3_ALERT_CERTIFICATE_EXPIRED", 46: "SSLV3_ALERT_CERTIFICATE_UNKNOWN", 47: "SSLV3_ALERT_ILLEGAL_PARAMETER",
-		48: "TLSV1_ALERT_UNKNOWN_CA", 49: "TLSV1_ALERT_ACCESS_DENIED", 50: "TLSV1_ALERT_DECODE_ERROR", 51: "TLSV1_ALERT_DECRYPT_ERROR",
-		70: "TLSV1_ALERT_PROTOCOL_VERSION", 71: "TLSV1_ALERT_INSUFFICIENT_SECURITY", 80: "TLSV1_ALERT_INTERNAL_ERROR",
-		112: "TLSV1_ALERT_UNRECOGNIZED_NAME", 116: "TLSV1_ALERT_CERTIFICATE_REQUIRED", 120: "TLSV1_ALERT_NO_APPLICATION_PROTOCOL",
-	}[alert]
 }
 
 // ---- names
@@ -558,6 +532,9 @@ var cipherNames = map[uint16]string{
 func cipherName(id uint16) string {
 	if name, ok := cipherNames[id]; ok {
 		return name
+	}
+	if id == 0 {
+		return ""
 	}
 	return tls.CipherSuiteName(id)
 }

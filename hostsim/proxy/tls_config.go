@@ -45,7 +45,7 @@ func (b *builder) downstreamTLS(path string, c *corev3.TransportSocket, prefix s
 	case v.roots != nil || named || v.untrusted: // Envoy asks only if it can judge
 		t.config.ClientAuth = tls.RequestClientCert
 	}
-	t.config.ClientCAs = t.verify.roots
+	t.config.ClientCAs, v.purpose = v.roots, x509.ExtKeyUsageClientAuth
 	return t, nil
 }
 
@@ -76,7 +76,7 @@ func (b *builder) upstreamTLS(path string, c *corev3.TransportSocket, prefix str
 	if err != nil {
 		return nil, err
 	}
-	t.sni = u.GetSni()
+	t.sni, t.verify.purpose = u.GetSni(), x509.ExtKeyUsageServerAuth
 	if len(t.verify.sans) > 0 && t.verify.roots == nil {
 		return nil, b.boot.Errorf(path+".common_tls_context.validation_context", "SAN-based verification of peer certificates without trusted CA is insecure and not allowed: give trusted_ca")
 	}
@@ -141,15 +141,23 @@ func (s *Server) daysLeft() int64 {
 }
 
 func (b *builder) transportSocket(path string, c *tlsv3.CommonTlsContext, client bool) (*transportSocket, error) {
+	params := c.GetTlsParams()
 	t := &transportSocket{config: &tls.Config{
 		NextProtos: c.GetAlpnProtocols(), MinVersion: tls.VersionTLS12, MaxVersion: tls.VersionTLS13,
 		CurvePreferences: []tls.CurveID{tls.X25519MLKEM768, tls.X25519, tls.CurveP256},
 	}}
+	t.config.CipherSuites = []uint16{ // Envoy's own choice for TLS 1.2
+		tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, tls.TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+		tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256, tls.TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+		tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, tls.TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+	}
+	if len(params.GetCipherSuites()) > 0 {
+		t.config.CipherSuites = nil
+	}
 	if client {
 		t.config.MaxVersion = tls.VersionTLS12
 		t.config.CurvePreferences = t.config.CurvePreferences[1:]
 	}
-	params := c.GetTlsParams()
 	versions := map[tlsv3.TlsParameters_TlsProtocol]uint16{
 		tlsv3.TlsParameters_TLSv1_0: tls.VersionTLS10, tlsv3.TlsParameters_TLSv1_1: tls.VersionTLS11,
 		tlsv3.TlsParameters_TLSv1_2: tls.VersionTLS12, tlsv3.TlsParameters_TLSv1_3: tls.VersionTLS13,

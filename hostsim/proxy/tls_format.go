@@ -35,6 +35,15 @@ func (s *secure) group() string   { return curveName(s.state.CurveID) }
 // asked is the server name that a client has asked for.
 func (s *secure) asked() string { return s.state.ServerName }
 
+// downstreamFailure is why a client got no TLS, which only the logs of
+// connections know.
+func (s *stream) downstreamFailure() string {
+	if s.logType != ofConnection {
+		return ""
+	}
+	return strings.ReplaceAll(s.conn.failure, " ", "_")
+}
+
 // upstreamSecure is TLS on the connection to the upstream, or nil.
 func (s *stream) upstreamSecure() *secure {
 	up := s.upstreamMeter.used

@@ -552,6 +552,7 @@ var (
 	startTime    = regexp.MustCompile(`\b20[0-9]{2}-[0-9]{2}-[0-9]{2}T[0-9:.]+(Z|[+-][0-9:]+)?`)
 	connectionID = regexp.MustCompile(`\b((?:connection_id|conn|port)=)[0-9]+`)
 	cookieValue  = regexp.MustCompile(`^(set-cookie: [a-z]+=")[0-9a-f]{16}"`) // a hash of addresses
+	sessionID    = regexp.MustCompile(`(_session=)[0-9a-f]{64}\b`)
 	otherPort    = regexp.MustCompile(`\b127\.0\.0\.1:[0-9]+`)
 )
 
@@ -564,6 +565,7 @@ func (o *observation) mask(ports *strings.Replacer) {
 			s = serviceTime.ReplaceAllString(s, "${1}<ms>")
 			s = startTime.ReplaceAllString(s, "<time>")
 			s = cookieValue.ReplaceAllString(s, "${1}<hash>\"")
+			s = sessionID.ReplaceAllString(s, "${1}<id>")
 			s = connectionID.ReplaceAllString(s, "${1}<id>")
 			s = defaultLog.ReplaceAllString(s, "${1} <ms> ${2} ")
 			if m := expectedTime.FindStringSubmatch(s); m != nil {

@@ -276,7 +276,7 @@ type upstreamRequest struct {
 var upstreamPorts = []struct {
 	port string
 	name string
-}{{"8080", "web"}, {"8081", "websocket"}, {"8082", "other"}, {"8083", "third"}, {"8084", "refused"}, {"8085", "unanswered"}, {"8086", "secure"}, {"8087", "http2"}, {"8088", "stranger"}, {"8089", "either"}}
+}{{"8080", "web"}, {"8081", "websocket"}, {"8082", "other"}, {"8083", "third"}, {"8084", "refused"}, {"8085", "unanswered"}, {"8086", "secure"}, {"8087", "http2"}, {"8088", "stranger"}, {"8089", "either"}, {"8090", "resuming"}}
 
 // sentinel marks the request that the harness sends after each case: when its
 // access log line is there, all lines of the case are.
@@ -315,13 +315,14 @@ func startScriptedUpstreams() (*scriptedUpstreams, error) {
 // accept serves a connection in the way of the upstream.
 func (s *scriptedUpstream) accept(c *net.TCPConn) {
 	rw, protocol := net.Conn(c), ""
-	certificate := map[string]string{"secure": "server", "stranger": "stranger", "either": "server"}[s.name]
+	certificate := map[string]string{"secure": "server", "stranger": "stranger", "either": "server", "resuming": "server"}[s.name]
 	if certificate != "" {
 		pair, err := certificateOf(certificate)
 		if err != nil {
 			panic(err) // testdata is part of the repository
 		}
-		config := &tls.Config{Certificates: []tls.Certificate{pair}, NextProtos: []string{"http/1.1"}, SessionTicketsDisabled: true}
+		config := &tls.Config{Certificates: []tls.Certificate{pair}, NextProtos: []string{"http/1.1"}, SessionTicketsDisabled: s.name != "resuming"}
+		config.SetSessionTicketKeys([][32]byte{{1}}) // there is a config for each connection
 		if s.name == "either" {
 			config.NextProtos = []string{"h2", "http/1.1"}
 		}

@@ -179,7 +179,6 @@ var commands = withTLS(map[string]commandKind{
 	"UPSTREAM_HOST_NAMES_ATTEMPTED_WITHOUT_PORT": word(func(s *stream) string { return s.tried(func(h *host) string { return withoutPort(h.namedAs()) }) }),
 	"UPSTREAM_HOST_NAMES_ATTEMPTED":              word(func(s *stream) string { return s.tried((*host).namedAs) }),
 	"UPSTREAM_CONNECTION_IDS_ATTEMPTED":          word(func(s *stream) string { return s.connectionIDs() }),
-	"UPSTREAM_TLS_SESSION_ID":                    never(bare),
 	"UPSTREAM_FILTER_STATE":                      never(required | short),
 
 	"DOWNSTREAM_REMOTE_ADDRESS":                     word(func(s *stream) string { return s.clientAddress() }),
@@ -200,7 +199,6 @@ var commands = withTLS(map[string]commandKind{
 	"CONNECTION_TERMINATION_DETAILS":                never(bare),
 	"DOWNSTREAM_PEER_OTHERNAME_SAN":                 never(bare),
 	"DOWNSTREAM_LOCAL_OTHERNAME_SAN":                never(bare),
-	"DOWNSTREAM_TLS_SESSION_ID":                     never(bare),
 	"TLS_JA3_FINGERPRINT":                           never(bare),
 	"TLS_JA4_FINGERPRINT":                           never(bare),
 	"REQUESTED_SERVER_NAME":                         {optional, requestedServerNameCommand},

@@ -34,6 +34,10 @@ type transportSocket struct {
 
 	sni              string // upstream
 	autoSNI, autoSAN bool
+	sessions         *upstreamSessions
+
+	sessionTimeout time.Duration // downstream; 0: BoringSSL's own
+	sessionContext [sha256.Size]byte
 }
 
 // verifier is a validation context.
@@ -113,7 +117,7 @@ func (t *tlsStats) shaken(s *tls.ConnectionState) {
 // certificate: crypto/tls does not tell it, but the key leaves no choice among
 // those that both sides prefer.
 func signatureOf(s *tls.ConnectionState) string {
-	if len(s.PeerCertificates) == 0 || s.DidResume {
+	if len(s.PeerCertificates) == 0 {
 		return ""
 	}
 	switch key := s.PeerCertificates[0].PublicKey.(type) {
@@ -145,6 +149,9 @@ const extensionStatusRequest = 5
 // check judges the certificates of a peer; host is the name that
 // auto_san_validation wants.
 func (v *verifier) check(secure *secure, s *tls.ConnectionState, host string, stats *tlsStats) error {
+	if s.DidResume {
+		return nil // that was done when the session was made, of which no word is kept
+	}
 	if len(s.PeerCertificates) == 0 {
 		if !v.required {
 			return nil
@@ -154,9 +161,7 @@ func (v *verifier) check(secure *secure, s *tls.ConnectionState, host string, st
 	}
 	leaf := s.PeerCertificates[0]
 	refuse := func(counted *Stat, failure *refusal) error {
-		if !s.DidResume {
-			counted.Add(1)
-		}
+		counted.Add(1)
 		if v.untrusted {
 			return nil // Envoy looks no further
 		}
@@ -184,8 +189,7 @@ func (v *verifier) check(secure *secure, s *tls.ConnectionState, host string, st
 			return refuse(stats.verifyHash, verifyFailed("cert hash and spki", alertBadCertificateHash))
 		}
 	}
-	// Envoy keeps no word of it in sessions.
-	secure.validated = !s.DidResume && (v.roots != nil || len(matches) > 0 || len(v.hashes) > 0)
+	secure.validated = v.roots != nil || len(matches) > 0 || len(v.hashes) > 0
 	return nil
 }
 
@@ -351,6 +355,7 @@ type secure struct {
 	local     *x509.Certificate // that this end has shown
 	issuer    *x509.Certificate // of the peer's, where that was verified
 	validated bool              // the peer's, in this handshake
+	session   string            // the id of one that is resumed
 
 	begun, shaken time.Time // when the handshake began and ended
 }
@@ -423,6 +428,7 @@ func (t *transportSocket) handshake(c *net.TCPConn, replay []byte, limit time.Du
 		without.NextProtos = nil
 		return without, nil
 	}
+	t.resumes(s, config)
 	certificates := config.Certificates
 	config.Certificates = nil
 	config.VerifyConnection = func(state tls.ConnectionState) error { return t.verify.check(s, &state, "", t.stats) }
@@ -460,6 +466,7 @@ func (t *transportSocket) dial(c *net.TCPConn, p *pool, limit time.Time) (*secur
 	s := &secure{transport: transport, begun: time.Now()}
 	config := t.config.Clone()
 	config.ServerName, config.InsecureSkipVerify = t.sni, true // verify does it
+	config.ClientSessionCache = t.sessions.of(s)
 	if len(config.NextProtos) == 0 {
 		config.NextProtos = p.protocols()
 	}
@@ -492,6 +499,7 @@ func (t *transportSocket) dial(c *net.TCPConn, p *pool, limit time.Time) (*secur
 	c.SetDeadline(time.Time{})
 	s.state, s.shaken = s.Conn.ConnectionState(), time.Now()
 	t.stats.shaken(&s.state)
+	t.sessions.shaken(&s.state)
 	return s, nil
 }
 

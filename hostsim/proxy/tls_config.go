@@ -46,7 +46,7 @@ func (b *builder) downstreamTLS(path string, c *corev3.TransportSocket, prefix s
 		t.config.ClientAuth = tls.RequestClientCert
 	}
 	t.config.ClientCAs, v.purpose = v.roots, x509.ExtKeyUsageClientAuth
-	return t, nil
+	return t, b.sessionTickets(path, d, t)
 }
 
 // tlsContext unpacks the configuration of a transport socket.
@@ -82,7 +82,10 @@ func (b *builder) upstreamTLS(path string, c *corev3.TransportSocket, prefix str
 	}
 	t.stats = newTLSStats(&b.server.Stats, prefix, true)
 	b.noteCertificates(t, u.GetCommonTlsContext())
-	t.config.ClientSessionCache = tls.NewLRUClientSessionCache(1)
+	t.sessions = &upstreamSessions{most: 1}
+	if n := u.GetMaxSessionKeys(); n != nil {
+		t.sessions.most = int(n.GetValue())
+	}
 	return t, nil
 }
 
@@ -156,7 +159,6 @@ func (b *builder) transportSocket(path string, c *tlsv3.CommonTlsContext, client
 	}
 	if client {
 		t.config.MaxVersion = tls.VersionTLS12
-		t.config.CurvePreferences = t.config.CurvePreferences[1:]
 	}
 	versions := map[tlsv3.TlsParameters_TlsProtocol]uint16{
 		tlsv3.TlsParameters_TLSv1_0: tls.VersionTLS10, tlsv3.TlsParameters_TLSv1_1: tls.VersionTLS11,
@@ -167,6 +169,9 @@ func (b *builder) transportSocket(path string, c *tlsv3.CommonTlsContext, client
 	}
 	if v, ok := versions[params.GetTlsMaximumProtocolVersion()]; ok {
 		t.config.MaxVersion = v
+	}
+	if t.config.MaxVersion < tls.VersionTLS13 {
+		t.config.CurvePreferences = t.config.CurvePreferences[1:]
 	}
 	for i, list := range params.GetCipherSuites() {
 		for name := range strings.SplitSeq(strings.Trim(list, "[]"), "|") {

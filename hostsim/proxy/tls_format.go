@@ -144,6 +144,8 @@ func withTLS(commands map[string]commandKind) map[string]commandKind {
 		}),
 		"DOWNSTREAM_PEER_ISSUER_FINGERPRINT_256": ofCertificate(peerIssuer, fingerprint256),
 		"DOWNSTREAM_PEER_ISSUER_SERIAL":          ofCertificate(peerIssuer, serial),
+		"DOWNSTREAM_TLS_SESSION_ID":              ofTLS(downstream, (*secure).sessionID),
+		"UPSTREAM_TLS_SESSION_ID":                ofTLS((*stream).upstreamSecure, (*secure).sessionID),
 		"UPSTREAM_SERVER_NAME":                   ofTLS((*stream).upstreamSecure, (*secure).asked),
 		"DOWNSTREAM_TLS_VERSION":                 ofTLS(downstream, (*secure).version),
 		"DOWNSTREAM_TLS_CIPHER":                  ofTLS(downstream, (*secure).cipher),

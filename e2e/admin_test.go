@@ -47,7 +47,7 @@ var adminRequests = []string{
 // adminBootstraps are the files of testdata/nodiff whose endpoints are
 // compared, each with the cases that are played in between.
 var adminBootstraps = []string{"plain", "upgrades", "wasm", "dns", "unreachable", "retries", "rbac", "runtime", "direct", "breakers",
-	"tls-sni", "tls-client-certificates", "http2-options", "http2-websocket"}
+	"tls-sni", "tls-client-certificates", "tls-upstream", "tls-sessions", "tls-refused", "http2-options", "http2-websocket"}
 
 // The admin interface of hostsim says what Envoy's says: on some bootstraps,
 // right after the start and again when both have seen the same traffic.

@@ -30,6 +30,7 @@ type clusterStats struct {
 	bytesReceived, bytesSent, bytesBuffered, matched, maxWeight                                  *Stat
 	bindErrors                                                                                   *Stat
 	connectTime, length, requestsPerConnection                                                   *Histogram
+	poolEnded                                                                                    atomic.Bool // some pool has no connection any more
 	codes, externalCodes, internalCodes, canaryCodes, retryCodes                                 codeStats
 }
 
@@ -164,7 +165,11 @@ func (c *clusterStats) circuitBreakers(stats *Stats, cl *cluster, thresholds []*
 		if track { // max_connection_pools, which nobody limits
 			stats.computed(prefix+"remaining_cx_pools", Gauge, func() (int64, bool) { return math.MaxUint32, true })
 		}
-		stats.computed(prefix+"cx_pool_open", Gauge, func() (int64, bool) { return 0, c.cxTotal.Used() || i == 0 && c.pendingOverflow.Used() })
+		// A pool counts for its priority when it is made; when it ends Envoy counts down
+		// all priorities of its host.
+		stats.computed(prefix+"cx_pool_open", Gauge, func() (int64, bool) {
+			return 0, c.poolEnded.Load() || i == 0 && (c.cxTotal.Used() || c.pendingOverflow.Used())
+		})
 	}
 }
 

@@ -571,7 +571,9 @@ func (u *upstreamConn) finish(how ending) {
 
 // forget takes a connection that is closed out of the count. The lock is held.
 func (p *pool) forget() {
-	p.open--
+	if p.open--; p.open == 0 {
+		p.host.cluster.stats.poolEnded.Store(true)
+	}
 	p.host.stats.activeConnections.Add(-1)
 	p.breaker.connections.Add(-1)
 	p.host.cluster.stats.cxActive.Add(-1)

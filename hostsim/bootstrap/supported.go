@@ -67,7 +67,7 @@ var supported = map[protoreflect.FullName]string{
 	"envoy.config.listener.v3.ListenerFilter":                                        "name typed_config",
 	"envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector":                "",
 	"envoy.config.core.v3.TransportSocket":                                           "name typed_config",
-	"envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext":                 "common_tls_context require_client_certificate session_ticket_keys disable_stateless_session_resumption disable_stateful_session_resumption session_timeout",
+	"envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext":                 "common_tls_context require_client_certificate session_ticket_keys disable_stateless_session_resumption disable_stateful_session_resumption session_timeout prefer_client_ciphers",
 	"envoy.extensions.transport_sockets.tls.v3.TlsSessionTicketKeys":                 "keys",
 	"envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext":                   "common_tls_context sni max_session_keys",
 	"envoy.extensions.transport_sockets.tls.v3.CommonTlsContext":                     "tls_params tls_certificates validation_context alpn_protocols",

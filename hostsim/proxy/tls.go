@@ -36,7 +36,8 @@ type transportSocket struct {
 	autoSNI, autoSAN bool
 	sessions         *upstreamSessions
 
-	sessionTimeout time.Duration // downstream; 0: BoringSSL's own
+	ciphers        [][]*tls.CipherSuite // of TLS 1.2 and older, the preferred ones first, equal ones together
+	sessionTimeout time.Duration        // downstream; 0: BoringSSL's own
 	sessionContext [sha256.Size]byte
 }
 
@@ -401,13 +402,7 @@ func (t *transportSocket) handshake(c *net.TCPConn, replay []byte, limit time.Du
 	s := &secure{transport: transport, begun: time.Now()}
 	config := t.config.Clone()
 	config.GetCertificate = func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
-		chosen := &t.config.Certificates[0]
-		for i := range t.config.Certificates {
-			if hello.SupportsCertificate(&t.config.Certificates[i]) == nil {
-				chosen = &t.config.Certificates[i]
-				break
-			}
-		}
+		chosen := t.certificateFor(hello)
 		s.local = chosen.Leaf
 		return chosen, nil
 	}
@@ -419,14 +414,7 @@ func (t *transportSocket) handshake(c *net.TCPConn, replay []byte, limit time.Du
 			t.stats.stapleRequests.Add(1)
 			t.stats.staplesOmitted.Add(1)
 		}
-		for _, ours := range config.NextProtos {
-			if slices.Contains(hello.SupportedProtos, ours) {
-				return nil, nil
-			}
-		}
-		without := config.Clone() // no protocol in common is no reason to refuse
-		without.NextProtos = nil
-		return without, nil
+		return t.choose(config, hello), nil
 	}
 	t.resumes(s, config)
 	certificates := config.Certificates

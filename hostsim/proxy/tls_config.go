@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -46,6 +47,9 @@ func (b *builder) downstreamTLS(path string, c *corev3.TransportSocket, prefix s
 		t.config.ClientAuth = tls.RequestClientCert
 	}
 	t.config.ClientCAs, v.purpose = v.roots, x509.ExtKeyUsageClientAuth
+	if d.GetPreferClientCiphers() {
+		t.ciphers = [][]*tls.CipherSuite{slices.Concat(t.ciphers...)}
+	}
 	return t, b.sessionTickets(path, d, t)
 }
 
@@ -149,14 +153,6 @@ func (b *builder) transportSocket(path string, c *tlsv3.CommonTlsContext, client
 		NextProtos: c.GetAlpnProtocols(), MinVersion: tls.VersionTLS12, MaxVersion: tls.VersionTLS13,
 		CurvePreferences: []tls.CurveID{tls.X25519MLKEM768, tls.X25519, tls.CurveP256},
 	}}
-	t.config.CipherSuites = []uint16{ // Envoy's own choice for TLS 1.2
-		tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, tls.TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
-		tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256, tls.TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
-		tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, tls.TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
-	}
-	if len(params.GetCipherSuites()) > 0 {
-		t.config.CipherSuites = nil
-	}
 	if client {
 		t.config.MaxVersion = tls.VersionTLS12
 	}
@@ -173,7 +169,15 @@ func (b *builder) transportSocket(path string, c *tlsv3.CommonTlsContext, client
 	if t.config.MaxVersion < tls.VersionTLS13 {
 		t.config.CurvePreferences = t.config.CurvePreferences[1:]
 	}
-	for i, list := range params.GetCipherSuites() {
+	lists := params.GetCipherSuites()
+	if len(lists) == 0 { // Envoy's own choice
+		lists = []string{
+			"[ECDHE-ECDSA-AES128-GCM-SHA256|ECDHE-ECDSA-CHACHA20-POLY1305]", "[ECDHE-RSA-AES128-GCM-SHA256|ECDHE-RSA-CHACHA20-POLY1305]",
+			"ECDHE-ECDSA-AES256-GCM-SHA384", "ECDHE-RSA-AES256-GCM-SHA384",
+		}
+	}
+	for i, list := range lists {
+		var equal []*tls.CipherSuite
 		for name := range strings.SplitSeq(strings.Trim(list, "[]"), "|") {
 			id := uint16(0)
 			for known, openssl := range cipherNames {
@@ -184,8 +188,10 @@ func (b *builder) transportSocket(path string, c *tlsv3.CommonTlsContext, client
 			if id == 0 {
 				return nil, b.boot.Unsupported(at(path+".tls_params", "cipher_suites", i), "the cipher suite "+strconv.Quote(name))
 			}
+			equal = append(equal, cipherSuite(id))
 			t.config.CipherSuites = append(t.config.CipherSuites, id)
 		}
+		t.ciphers = append(t.ciphers, equal)
 	}
 	if curves := params.GetEcdhCurves(); len(curves) > 0 {
 		t.config.CurvePreferences = nil

@@ -157,6 +157,8 @@ func (t *transportSocket) refusedClient(err error, transport *tlsTransport, hell
 			return &refusal{266, "NO_SHARED_GROUP", alertHandshakeFailure}
 		}
 		return &refusal{243, "WRONG_CURVE", alertHandshakeFailure}
+	case !transport.asked && s.Version != tls.VersionTLS13 && !curveAgreed(hello, t.certificateFor(hello)):
+		return &refusal{243, "WRONG_CURVE", alertHandshakeFailure}
 	case !transport.asked:
 		return &refusal{184, "NO_SHARED_CIPHER", alertHandshakeFailure}
 	}

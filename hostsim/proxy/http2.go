@@ -37,39 +37,41 @@ type http2Conn struct {
 	mostFields, mostSize int // of a header section that is received
 	underscores          corev3.HttpProtocolOptions_HeadersWithUnderscoresAction
 
-	mu          sync.Mutex
-	encoder     *hpack.Encoder
-	block       bytes.Buffer
-	out         []byte // frames to write
-	spare       []byte
-	shrunk      bool // the peer has to make its table smaller
-	writing     bool
-	crowded     bool // streams wait for less in out
-	streams     map[uint32]*http2Stream
-	next        uint32 // stream that this end opens
-	sendWindow  int64
-	unread      int64 // what was received and is not yet given back to the peer's window
-	recvWindow  int64
-	peerWindow  int64 // of a new stream
-	peerFrame   int   // the largest frame that the peer takes
-	peerStreams uint32
-	peerConnect bool
-	settled     bool // the peer's settings have come
-	unacked     int  // our settings that it has not acknowledged
-	control     int  // frames in out that answer the peer's
-	queued      int  // frames in out
-	batch       bool // more frames have come, and what they lead to is written together
-	err         error
-	goneAway    bool // the peer wants no new streams
-	saidGoAway  bool
-	parting     bool   // what waits is still written, although the connection has ended
-	onChange    func() // settings or a GOAWAY have come
-	floods      http2Floods
-	received    time.Time   // when a frame came last, where that is of interest
-	pingLost    bool        // that is why the connection has ended
-	pinging     bool        // a PING is on its way
-	pingTimer   *time.Timer // until the next
-	pongTimer   *time.Timer // until its answer must have come
+	mu                        sync.Mutex
+	encoder                   *hpack.Encoder
+	block                     bytes.Buffer
+	out                       http2Out
+	shrunk                    bool // the peer has to make its table smaller
+	writing                   bool
+	crowded                   bool           // streams wait for less in out
+	ended                     []*http2Stream // which are over when this read's frames are handled
+	streams                   map[uint32]*http2Stream
+	next                      uint32 // stream that this end opens
+	sendWindow                int64
+	unread                    int64 // what was received and is not yet given back to the peer's window
+	recvWindow                int64
+	peerWindow                int64 // of a new stream
+	peerFrame                 int   // the largest frame that the peer takes
+	peerStreams               uint32
+	peerConnect               bool
+	settled                   bool // the peer's settings have come
+	prioritySet, noPriorities bool // its SETTINGS_NO_RFC7540_PRIORITIES
+	unacked                   int  // our settings that it has not acknowledged
+	control                   int  // frames in out that answer the peer's
+	batch                     bool // more frames have come, and what they lead to is written together
+	err                       error
+	goneAway                  bool   // the peer wants no new streams
+	peerLast                  uint32 // and answers none above this one
+	saidGoAway                bool
+	parting                   bool   // what waits is still written, although the connection has ended
+	onEnd                     func() // streams have ended
+	onChange                  func() // settings or a GOAWAY have come
+	floods                    http2Floods
+	received                  time.Time   // when a frame came last, where that is of interest
+	pingLost                  bool        // that is why the connection has ended
+	pinging                   bool        // a PING is on its way
+	pingTimer                 *time.Timer // until the next
+	pongTimer                 *time.Timer // until its answer must have come
 }
 
 // http2Error ends a connection, or a stream.
@@ -103,8 +105,9 @@ type http2Message struct {
 	size   int // of the frames that it came in
 	end    bool
 	// What is wrong with it; the decoder has to see all of it.
-	err   *http2Error
-	check messageCheck
+	err     *http2Error
+	refused bool // for that
+	check   messageCheck
 }
 
 const (
@@ -119,16 +122,16 @@ func newHTTP2Conn(c net.Conn, r *bufio.Reader, options *http2Options, mostFields
 	h := &http2Conn{
 		conn: c, in: r, options: options, stats: stats, streams: map[uint32]*http2Stream{},
 		sendWindow: firstWindow, recvWindow: options.connWindow, peerWindow: firstWindow, peerFrame: minFrame,
-		bytesSent: new(Stat), peerStreams: math.MaxInt32, mostFields: mostFields, mostSize: mostSize,
+		bytesSent: new(Stat), peerStreams: math.MaxInt32, peerLast: math.MaxInt32, mostFields: mostFields, mostSize: mostSize,
 	}
-	h.framer = http2.NewFramer((*http2Out)(h), r)
+	h.framer = http2.NewFramer(&h.out, r)
 	h.framer.AllowIllegalReads = true // their order is judged here
 	h.framer.SetReuseFrames()
-	h.framer.SetMaxReadFrameSize(minFrame)
+	h.framer.SetMaxReadFrameSize(1<<24 - 1) // the size too
 	h.encoder = hpack.NewEncoder(&h.block)
 	h.encoder.SetMaxDynamicTableSizeLimit(min(options.tableSize, 4096))
 	h.hpack = hpack.NewDecoder(max(options.tableSize, 4096), h.message.add)
-	h.hpack.SetMaxStringLength(math.MaxInt32)
+	h.hpack.SetMaxStringLength(64 << 10) // beyond that it is an error of compression
 	stats.connections.Add(1)
 	return h
 }
@@ -144,15 +147,6 @@ func (r meteredReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// http2Out takes what the framer writes. The lock is held.
-type http2Out http2Conn
-
-func (o *http2Out) Write(b []byte) (int, error) {
-	o.out = append(o.out, b...)
-	o.queued++
-	return len(b), nil
-}
-
 // begin sends this end's settings.
 func (h *http2Conn) begin(settings ...http2.Setting) {
 	h.mu.Lock()
@@ -162,6 +156,7 @@ func (h *http2Conn) begin(settings ...http2.Setting) {
 	if more := h.options.connWindow - firstWindow; more > 0 {
 		h.framer.WriteWindowUpdate(0, uint32(more))
 	}
+	h.out.seal()
 }
 
 // flush writes what waits. One goroutine writes at a time, the others leave it
@@ -171,16 +166,14 @@ func (h *http2Conn) flush() {
 		return
 	}
 	h.writing = true
-	for len(h.out) > 0 && (h.err == nil || h.parting) {
-		b := h.out
-		h.out, h.control, h.queued = h.spare[:0], 0, 0
+	for len(h.out.frames) > 0 && (h.err == nil || h.parting) {
+		b := h.out.take()
+		h.control = 0
 		h.mu.Unlock()
 		n, err := h.conn.Write(b)
 		h.bytesSent.Add(int64(n))
 		h.mu.Lock()
-		if h.spare = b[:0]; cap(b) > 4*bodyBuffer {
-			h.spare = nil
-		}
+		h.out.giveBack(b)
 		if err != nil {
 			h.parting = false
 			h.end(errHTTP2Closed)
@@ -198,7 +191,7 @@ func (h *http2Conn) flush() {
 // flushLater is flush for the goroutine that reads, which must not wait for a
 // peer that does not. The lock is held.
 func (h *http2Conn) flushLater() {
-	if len(h.out) == 0 || h.writing || h.batch {
+	if len(h.out.frames) == 0 || h.writing || h.batch {
 		return
 	}
 	go func() {
@@ -240,12 +233,15 @@ func (h *http2Conn) close(err error) {
 func (h *http2Conn) connectionError(e *http2Error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.batch { // what this read's frames have led to is not written any more
+		h.out.drop()
+	}
 	h.batch = false
 	if !e.silent {
 		h.parting = true // another goroutine may be writing
 		h.framer.WriteGoAway(h.last, e.code, []byte(e.text))
 	} else if !h.writing {
-		h.out = h.out[:0] // Envoy does not come to write in this turn
+		h.out.drop() // Envoy does not come to write in this turn
 	}
 	h.flush()
 	if e.flood {
@@ -266,9 +262,6 @@ func (h *http2Conn) read() error {
 	for {
 		head, err := h.framer.ReadFrameHeader()
 		if err != nil {
-			if errors.Is(err, http2.ErrFrameTooLarge) {
-				return &http2Error{code: http2.ErrCodeFrameSize, text: "too large frame size"}
-			}
 			return err
 		}
 		if e := h.checkHeader(head, continued); e != nil {
@@ -290,15 +283,13 @@ func (h *http2Conn) read() error {
 			h.blame(head.StreamID, e)
 			return e
 		}
-		f, err := h.framer.ReadFrameForHeader(head)
+		if err := h.checkStart(head); err != nil {
+			return err
+		}
+		f, err := h.frame(head)
 		if err != nil {
-			if e := malformedFrame(head, err); e != nil {
+			if errors.As(err, &e) {
 				h.blame(head.StreamID, e)
-				return e
-			}
-			var streamError http2.StreamError
-			if errors.As(err, &streamError) {
-				continue // it concerns priorities, which nobody minds
 			}
 			return err
 		}
@@ -310,9 +301,6 @@ func (h *http2Conn) read() error {
 		}
 		switch f := f.(type) {
 		case *http2.HeadersFrame:
-			if f.HasPriority() && f.Priority.StreamDep == f.StreamID {
-				return &http2Error{code: http2.ErrCodeProtocol, silent: true} // it depends on itself
-			}
 			h.message.begin(f.StreamEnded(), h.checkFor(f.StreamID))
 			continued, e = h.fragment(f.StreamID, f.HeaderBlockFragment(), f.HeadersEnded(), int(f.Length))
 			if continued != 0 {
@@ -333,17 +321,9 @@ func (h *http2Conn) read() error {
 		case *http2.PingFrame:
 			e = h.ping(f)
 		case *http2.GoAwayFrame:
-			h.mu.Lock()
-			h.goneAway = true
-			for id, s := range h.streams {
-				if id > f.LastStreamID && s.ours {
-					s.fail(&resetError{http2.ErrCodeRefusedStream})
-				}
+			if e = h.peerGoesAway(f.LastStreamID); e == nil {
+				h.change()
 			}
-			h.mu.Unlock()
-			h.change()
-		case *http2.PushPromiseFrame:
-			e = &http2Error{code: http2.ErrCodeProtocol, silent: true}
 		}
 		if e != nil {
 			return e
@@ -358,8 +338,36 @@ func (h *http2Conn) read() error {
 			if e := h.turn(); e != nil {
 				return e
 			}
+			if h.forgetEnded() && h.onEnd != nil {
+				h.onEnd()
+			}
+			if h.deaf() {
+				_, err := io.Copy(io.Discard, h.in)
+				return cmp.Or(err, io.EOF)
+			}
 		}
 	}
+}
+
+// forgetEnded forgets streams that ended while this read's frames were handled,
+// and says whether there were any.
+func (h *http2Conn) forgetEnded() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	any := len(h.ended) > 0
+	for _, s := range h.ended {
+		s.over()
+	}
+	h.ended = h.ended[:0]
+	return any
+}
+
+// deaf says that nothing that comes matters: a GOAWAY was said, by either end,
+// and no stream is left.
+func (h *http2Conn) deaf() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return (h.goneAway || h.saidGoAway) && len(h.streams) == 0
 }
 
 // more says whether another frame has come already.
@@ -387,7 +395,7 @@ func (h *http2Conn) turn() *http2Error {
 	switch {
 	case h.control > h.options.mostControl:
 		e = flood(h.stats.controlFlood, "codec_error:Too_many_control_frames_in_the_outbound_queue.")
-	case h.queued > h.options.mostFrames:
+	case h.out.queued > h.options.mostFrames:
 		e = flood(h.stats.outboundFlood, "codec_error:Too_many_frames_in_the_outbound_queue.")
 	}
 	if e != nil {
@@ -396,85 +404,6 @@ func (h *http2Conn) turn() *http2Error {
 	}
 	h.flushLater()
 	return nil
-}
-
-// checkHeader judges a frame by its place, before its content.
-func (h *http2Conn) checkHeader(f http2.FrameHeader, continued uint32) *http2Error {
-	switch {
-	case !h.settled && f.Type != http2.FrameSettings:
-		return &http2Error{code: http2.ErrCodeProtocol, text: "SETTINGS expected"}
-	case !h.settled && f.Flags.Has(http2.FlagSettingsAck):
-		return &http2Error{code: http2.ErrCodeProtocol, text: "SETTINGS expected"}
-	case continued != 0 && (f.Type != http2.FrameContinuation || f.StreamID != continued):
-		return &http2Error{code: http2.ErrCodeProtocol, text: "unexpected non-CONTINUATION frame or stream_id is invalid"}
-	case continued == 0 && f.Type == http2.FrameContinuation:
-		return &http2Error{code: http2.ErrCodeProtocol, text: "CONTINUATION: unexpected"}
-	}
-	silent := &http2Error{code: http2.ErrCodeProtocol, silent: true, details: "http2.unknown.nghttp2.error"}
-	switch f.Type {
-	case http2.FrameData:
-		return h.checkData(f)
-	case http2.FrameHeaders, http2.FrameRSTStream, http2.FramePushPromise, http2.FramePriority:
-		if f.StreamID == 0 {
-			return silent
-		}
-	case http2.FrameSettings, http2.FramePing, http2.FrameGoAway:
-		if f.StreamID != 0 {
-			return silent
-		}
-	}
-	return nil
-}
-
-// checkData judges a DATA frame by the state of its stream.
-func (h *http2Conn) checkData(f http2.FrameHeader) *http2Error {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if f.StreamID == 0 {
-		return &http2Error{code: http2.ErrCodeProtocol, text: "DATA: stream_id == 0"}
-	}
-	if int64(f.Length) > h.recvWindow {
-		return &http2Error{code: http2.ErrCodeFlowControl}
-	}
-	s := h.streams[f.StreamID]
-	switch {
-	case s == nil && h.idle(f.StreamID):
-		return &http2Error{code: http2.ErrCodeProtocol, text: "DATA: stream in idle"}
-	case s != nil && s.remoteEnd && s.err == nil:
-		return &http2Error{code: http2.ErrCodeStreamClosed, text: "DATA: stream in half-closed(remote)"}
-	}
-	return nil
-}
-
-// idle says that nobody has opened the stream yet. The lock is held.
-func (h *http2Conn) idle(id uint32) bool {
-	if h.next != 0 && id%2 == h.next%2 {
-		return id >= h.next
-	}
-	return id > h.last || id%2 == 0 || h.next != 0
-}
-
-// malformedFrame is what becomes of a frame that the framer does not take.
-func malformedFrame(f http2.FrameHeader, err error) *http2Error {
-	var conn http2.ConnectionError
-	if !errors.As(err, &conn) {
-		if errors.As(err, new(http2.StreamError)) && f.Type == http2.FrameWindowUpdate {
-			return &http2Error{code: http2.ErrCodeProtocol, silent: true, details: "http2.unknown.nghttp2.error"}
-		}
-		if errors.As(err, new(http2.StreamError)) && f.Type == http2.FrameHeaders {
-			return &http2Error{code: http2.ErrCodeProtocol, text: "HEADERS: invalid padding"}
-		}
-		return nil
-	}
-	switch code := http2.ErrCode(conn); {
-	case code == http2.ErrCodeFrameSize:
-		return &http2Error{code: code}
-	case f.Type == http2.FrameData:
-		return &http2Error{code: http2.ErrCodeProtocol, text: "DATA: insufficient padding space"}
-	case f.Type == http2.FrameHeaders:
-		return &http2Error{code: http2.ErrCodeProtocol, text: "HEADERS: invalid padding"}
-	}
-	return &http2Error{code: http2.ErrCode(conn), silent: true, details: "http2.unknown.nghttp2.error"}
 }
 
 // fragment takes a piece of a header section and, behind the last one, the
@@ -488,7 +417,14 @@ func (h *http2Conn) fragment(id uint32, b []byte, last bool, size int) (continue
 		h.shrunk = false
 	}
 	h.message.size += size // the header of a CONTINUATION does not count for Envoy
-	if _, err := h.hpack.Write(b); err != nil {
+	_, err := h.hpack.Write(b)
+	if h.message.err != nil && !h.message.refused { // it is refused although more may come
+		h.message.refused = true
+		if e := h.section(id, &h.message); e != nil {
+			return 0, e
+		}
+	}
+	if err != nil {
 		return 0, h.compression(id)
 	}
 	if !last {
@@ -499,6 +435,9 @@ func (h *http2Conn) fragment(id uint32, b []byte, last bool, size int) (continue
 	}
 	if err := h.hpack.Close(); err != nil {
 		return 0, h.compression(id)
+	}
+	if h.message.refused {
+		return 0, nil
 	}
 	return 0, h.section(id, &h.message)
 }
@@ -662,7 +601,9 @@ func (h *http2Conn) data(f *http2.DataFrame) *http2Error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	size := int64(f.Length)
-	h.recvWindow -= size
+	if h.recvWindow -= size; h.recvWindow < 0 {
+		return &http2Error{code: http2.ErrCodeFlowControl}
+	}
 	s := h.streams[f.StreamID]
 	if s == nil || s.err != nil {
 		h.giveBack(size)
@@ -723,52 +664,68 @@ func (h *http2Conn) settings(f *http2.SettingsFrame) *http2Error {
 		}
 		return nil
 	}
-	var e *http2Error
-	f.ForeachSetting(func(s http2.Setting) error {
-		if s.Valid() != nil || s.ID == settingEnableConnect && s.Val > 1 {
-			e = &http2Error{code: http2.ErrCodeProtocol, silent: true}
-			return io.EOF
+	for i := range f.NumSettings() {
+		if e := h.setting(f, i); e != nil {
+			return e
 		}
-		switch s.ID {
-		case http2.SettingHeaderTableSize:
-			most := min(s.Val, h.options.tableSize, 4096)
-			h.encoder.SetMaxDynamicTableSizeLimit(most)
-			h.encoder.SetMaxDynamicTableSize(most)
-		case http2.SettingMaxConcurrentStreams:
-			h.peerStreams = s.Val
-		case http2.SettingInitialWindowSize:
-			more := int64(s.Val) - h.peerWindow
-			h.peerWindow = int64(s.Val)
-			for _, st := range h.streams {
-				if st.sendWindow += more; st.sendWindow > largestWindow {
-					e = &http2Error{code: http2.ErrCodeFlowControl}
-				}
-				st.cond.Broadcast()
-			}
-		case http2.SettingMaxFrameSize:
-			h.peerFrame = int(s.Val)
-		case settingEnableConnect:
-			h.peerConnect = s.Val == 1
-		}
-		return nil
-	})
-	if e != nil {
-		return e
 	}
+	h.prioritySet = true // nothing said is 0
 	h.settled = true
 	h.framer.WriteSettingsAck()
-	return h.answered()
-}
-
-// answered counts a frame that answers one of the peer's. What comes in one
-// piece is answered in one piece.
-func (h *http2Conn) answered() *http2Error {
 	h.control++
 	return nil
 }
 
-// settingEnableConnect is SETTINGS_ENABLE_CONNECT_PROTOCOL (RFC 8441 3).
-const settingEnableConnect = http2.SettingID(0x8)
+// setting takes one of the peer's settings. The lock is held.
+func (h *http2Conn) setting(f *http2.SettingsFrame, i int) *http2Error {
+	s := f.Setting(i)
+	for j := i + 1; j < f.NumSettings(); j++ {
+		if f.Setting(j).ID == s.ID && s.ID != http2.SettingHeaderTableSize { // for tables the smallest counts too
+			return nil
+		}
+	}
+	wrong, client := s.Valid() != nil, h.next != 0
+	switch s.ID {
+	case http2.SettingHeaderTableSize:
+		most := min(s.Val, h.options.tableSize, 4096)
+		h.encoder.SetMaxDynamicTableSizeLimit(most)
+		h.encoder.SetMaxDynamicTableSize(most)
+	case http2.SettingEnablePush:
+		wrong = wrong || client && s.Val != 0
+	case http2.SettingMaxConcurrentStreams:
+		h.peerStreams = s.Val
+	case http2.SettingInitialWindowSize:
+		if wrong {
+			break
+		}
+		more := int64(s.Val) - h.peerWindow
+		h.peerWindow = int64(s.Val)
+		for _, st := range h.streams {
+			st.sendWindow += more
+			wrong = wrong || st.sendWindow > largestWindow
+			st.cond.Broadcast()
+		}
+	case http2.SettingMaxFrameSize:
+		h.peerFrame = int(s.Val)
+	case settingEnableConnect:
+		wrong = s.Val > 1 || client && h.peerConnect && s.Val == 0
+		h.peerConnect = s.Val == 1
+	case settingNoPriorities:
+		wrong = s.Val > 1 || h.prioritySet && h.noPriorities != (s.Val == 1)
+		h.prioritySet, h.noPriorities = true, s.Val == 1
+	}
+	if wrong {
+		return unknownError(http2.ErrCodeProtocol)
+	}
+	return nil
+}
+
+// What x/net has no names for: SETTINGS_ENABLE_CONNECT_PROTOCOL (RFC 8441 3),
+// and SETTINGS_NO_RFC7540_PRIORITIES (RFC 9218 2.1), which may not change.
+const (
+	settingEnableConnect = http2.SettingID(0x8)
+	settingNoPriorities  = http2.SettingID(0x9)
+)
 
 func (h *http2Conn) windowUpdate(f *http2.WindowUpdateFrame) *http2Error {
 	h.mu.Lock()
@@ -818,7 +775,26 @@ func (h *http2Conn) resetFrame(f *http2.RSTStreamFrame) *http2Error {
 	s.wireIn += int64(f.Length) + 9
 	s.peerReset = true
 	s.fail(&resetError{f.ErrCode})
-	s.over()
+	if s.active {
+		s.forget()
+	}
+	return nil
+}
+
+// peerGoesAway takes a GOAWAY: the peer will answer none of this end's streams
+// above last.
+func (h *http2Conn) peerGoesAway(last uint32) *http2Error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if ours := h.next != 0 == (last%2 == 1); last > h.peerLast || last > 0 && !ours {
+		return unknownError(http2.ErrCodeProtocol)
+	}
+	h.goneAway, h.peerLast = true, last
+	for id, s := range h.streams {
+		if id > last && s.ours {
+			s.fail(&resetError{http2.ErrCodeRefusedStream})
+		}
+	}
 	return nil
 }
 
@@ -830,7 +806,8 @@ func (h *http2Conn) ping(f *http2.PingFrame) *http2Error {
 		return nil
 	}
 	h.framer.WritePing(true, f.Data)
-	return h.answered()
+	h.control++
+	return nil
 }
 
 // giveBack lets the peer send as much again on the connection. The lock is
@@ -875,6 +852,7 @@ type http2Stream struct {
 	endAlone          bool // END_STREAM came without content
 
 	remoteEnd, localEnd bool
+	ending              bool // is in http2.ended
 	err                 error
 	peerReset           bool
 	gone                chan struct{} // closed with err
@@ -921,8 +899,20 @@ func (s *http2Stream) over() {
 	if !s.active || !(s.remoteEnd && s.localEnd || s.peerReset) {
 		return
 	}
-	s.active = false
 	h := s.http2
+	if h.batch && h.next == 0 { // its end is not written yet
+		if !s.ending {
+			s.ending, h.ended = true, append(h.ended, s)
+		}
+		return
+	}
+	s.forget()
+}
+
+// forget takes the stream out of the connection. The lock is held.
+func (s *http2Stream) forget() {
+	h := s.http2
+	s.active = false
 	delete(h.streams, s.id)
 	h.stats.active.Add(-1)
 }
@@ -1060,7 +1050,7 @@ func (s *http2Stream) send(p []byte, end bool, trailers *Headers) (int, error) {
 			return sent, err
 		}
 		n := int(min(int64(len(p)), s.sendWindow, h.sendWindow, int64(h.peerFrame)))
-		if n <= 0 || len(h.out) > mostBuffered {
+		if n <= 0 || len(h.out.frames) > mostBuffered {
 			switch {
 			case !flushed: // meanwhile more may be allowed
 				h.flush()
@@ -1151,6 +1141,7 @@ func (s *http2Stream) headers(end bool, each func(add func(name, value string)))
 	each(h.encodeField)
 	b := h.block.Bytes()
 	n := min(len(b), h.peerFrame)
+	h.out.tail = s.wireOut > s.headSent // behind content: trailers
 	h.framer.WriteHeaders(http2.HeadersFrameParam{StreamID: s.id, BlockFragment: b[:n], EndStream: end, EndHeaders: n == len(b)})
 	size := n + 9
 	for b = b[n:]; len(b) > 0; b = b[n:] {

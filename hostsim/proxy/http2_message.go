@@ -49,7 +49,7 @@ var (
 
 func (m *http2Message) begin(end bool, check messageCheck) {
 	m.fields = m.fields[:0]
-	m.size, m.end, m.err, m.check = 0, end, nil, check
+	m.size, m.end, m.err, m.refused, m.check = 0, end, nil, false, check
 	m.check.length = -1
 }
 

@@ -55,7 +55,7 @@ func (c *connection) serveHTTP2() (byPeer bool) {
 	h := &http2Server{client: c}
 	h.http2Conn = newHTTP2Conn(c.Conn, r, &m.http2, m.maxHeaders, m.maxHeadBytes, c.server.http2Stats())
 	h.underscores, h.bytesSent = m.underscores, m.stats.bytesSent
-	h.onOpen = h.serveStream
+	h.onOpen, h.onEnd = h.serveStream, h.streamEnded
 	c.frames.Store(h)
 	defer h.close(errHTTP2Closed)
 	h.begin(m.http2.settings()...)
@@ -71,7 +71,7 @@ func (c *connection) serveHTTP2() (byPeer bool) {
 	}
 	var e *http2Error
 	h.mu.Lock()
-	busy, pingLost := len(h.streams) > 0, h.pingLost
+	busy, pingLost := len(h.streams) > len(h.ended), h.pingLost
 	h.mu.Unlock()
 	if pingLost {
 		if busy { // Envoy says so, although it was not the client
@@ -164,11 +164,15 @@ func (h *http2Server) serveStream(st *http2Stream, m *http2Message) *http2Error 
 		<-served
 		return refused
 	}
-	if h.in.Buffered() > 0 { // the next stream comes behind this one at upstreams too
+	h.mu.Lock()
+	batch := h.batch
+	h.mu.Unlock()
+	if batch || h.in.Buffered() > 0 { // the next stream comes behind this one at upstreams too, and what they say is written together
 		wait := time.NewTimer(20 * time.Millisecond) // unless this one waits for something else
 		defer wait.Stop()
 		select {
 		case <-queued:
+		case <-served:
 		case <-wait.C:
 		}
 	}

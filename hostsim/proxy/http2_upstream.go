@@ -286,7 +286,7 @@ func (p *pool) newHTTP2Client(up *upstreamConn) *http2Client {
 	h.http2Conn = newHTTP2Conn(up.Conn, bufio.NewReaderSize(meteredReader{&up.in}, bodyBuffer), &c.http2, c.maxResponseFields, c.maxResponseHead, c.http2Stats())
 	h.next, h.bytesSent = 1, c.stats.bytesSent
 	h.onChange = h.changed
-	h.out = append(h.out, http2.ClientPreface...)
+	h.out.frames = append(h.out.frames, http2.ClientPreface...)
 	h.begin(append([]http2.Setting{{ID: http2.SettingEnablePush}}, h.options.settings()...)...)
 	h.keepAlive()
 	if c.idleTimeout > 0 {

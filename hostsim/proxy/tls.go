@@ -9,6 +9,7 @@ import (
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/hex"
 	"encoding/pem"
 	"errors"
@@ -34,6 +35,7 @@ type transportSocket struct {
 
 	sni              string // upstream
 	autoSNI, autoSAN bool
+	hostSNI, sniSAN  bool // auto_host_sni, auto_sni_san_validation
 	sessions         *upstreamSessions
 
 	ciphers        [][]*tls.CipherSuite // of TLS 1.2 and older, the preferred ones first, equal ones together
@@ -47,9 +49,12 @@ type verifier struct {
 	authority *x509.Certificate // the first of them
 	purpose   x509.ExtKeyUsage  // what a peer's certificate has to be for
 	sans      []sanMatch
-	untrusted bool // ACCEPT_UNTRUSTED: whatever is found, the peer is let in
-	required  bool // of clients
-	hashes    []string
+	untrusted bool     // ACCEPT_UNTRUSTED: whatever is found, the peer is let in
+	required  bool     // of clients
+	hashes    []string // of certificates
+	keys      []string // of their public keys
+	anyTime   bool     // expired ones are good, too
+	revoked   revocation
 }
 
 // sanMatch is one of match_typed_subject_alt_names.
@@ -161,15 +166,23 @@ func (v *verifier) check(secure *secure, s *tls.ConnectionState, host string, st
 		return verifyFailed("no certificate", alertHandshakeFailure)
 	}
 	leaf := s.PeerCertificates[0]
+	var chain []*x509.Certificate
+	known := func() { // of a client that is let in
+		if len(chain) > 1 {
+			secure.issuer = chain[1]
+		}
+	}
 	refuse := func(counted *Stat, failure *refusal) error {
 		counted.Add(1)
 		if v.untrusted {
+			known()
 			return nil // Envoy looks no further
 		}
 		return failure
 	}
 	if v.roots != nil {
-		if why := v.trusted(secure, s.PeerCertificates); why != nil {
+		var why *refusal
+		if chain, why = v.trusted(s.PeerCertificates); why != nil {
 			return refuse(stats.verifyError, why)
 		}
 	}
@@ -184,19 +197,37 @@ func (v *verifier) check(secure *secure, s *tls.ConnectionState, host string, st
 		}
 		return refuse(stats.verifySAN, verifyFailed(why+strings.Join(allSANs(leaf), ", ")+"]", alertCertificateUnknown))
 	}
-	if len(v.hashes) > 0 {
-		sum := sha256.Sum256(leaf.Raw)
-		if !slices.Contains(v.hashes, hex.EncodeToString(sum[:])) {
+	if len(v.hashes)+len(v.keys) > 0 {
+		sum, key := sha256.Sum256(leaf.Raw), sha256.Sum256(leaf.RawSubjectPublicKeyInfo)
+		if !slices.Contains(v.hashes, hex.EncodeToString(sum[:])) && !slices.Contains(v.keys, base64.StdEncoding.EncodeToString(key[:])) {
 			return refuse(stats.verifyHash, verifyFailed("cert hash and spki", alertBadCertificateHash))
 		}
 	}
-	secure.validated = v.roots != nil || len(matches) > 0 || len(v.hashes) > 0
+	known()
+	secure.validated = v.roots != nil || len(matches) > 0 || len(v.hashes)+len(v.keys) > 0
 	return nil
 }
 
-// trusted looks for a chain from the peer's certificate to an authority; nil is
-// that there is one.
-func (v *verifier) trusted(secure *secure, shown []*x509.Certificate) *refusal {
+// chainFailed is a chain of certificates with a fault.
+func chainFailed(depth int, why string, alert uint8) *refusal {
+	return verifyFailed(fmt.Sprintf("X509_verify_cert: certificate verification error at depth %d: %s", depth, why), alert)
+}
+
+// timeless is a certificate that is valid now and always was.
+func timeless(c *x509.Certificate) *x509.Certificate {
+	copied := *c
+	copied.NotBefore, copied.NotAfter = time.Time{}, time.Now().AddDate(1, 0, 0)
+	return &copied
+}
+
+// trusted looks for a chain from the peer's certificate to an authority.
+func (v *verifier) trusted(shown []*x509.Certificate) ([]*x509.Certificate, *refusal) {
+	if v.anyTime {
+		shown = slices.Clone(shown)
+		for i := range shown {
+			shown[i] = timeless(shown[i])
+		}
+	}
 	leaf := shown[0]
 	inner := x509.NewCertPool()
 	for _, c := range shown[1:] {
@@ -204,25 +235,22 @@ func (v *verifier) trusted(secure *secure, shown []*x509.Certificate) *refusal {
 	}
 	options := x509.VerifyOptions{Roots: v.roots, Intermediates: inner, KeyUsages: []x509.ExtKeyUsage{v.purpose}}
 	chains, err := leaf.Verify(options)
-	if err == nil {
-		if len(chains[0]) > 1 {
-			secure.issuer = chains[0][1]
-		}
-		return nil
-	}
-	say := func(depth int, why string, alert uint8) *refusal {
-		return verifyFailed(fmt.Sprintf("X509_verify_cert: certificate verification error at depth %d: %s", depth, why), alert)
-	}
 	var invalid x509.CertificateInvalidError
+	if err == nil {
+		if why := v.revoked.judge(chains[0]); why != nil {
+			return nil, why
+		}
+		return chains[0], nil
+	}
 	if errors.As(err, &invalid) {
 		depth := max(slices.IndexFunc(shown, invalid.Cert.Equal), 0)
 		switch {
 		case invalid.Reason == x509.Expired && time.Now().Before(invalid.Cert.NotBefore):
-			return say(depth, "certificate is not yet valid", alertCertificateExpired)
+			return nil, chainFailed(depth, "certificate is not yet valid", alertCertificateExpired)
 		case invalid.Reason == x509.Expired:
-			return say(depth, "certificate has expired", alertCertificateExpired)
+			return nil, chainFailed(depth, "certificate has expired", alertCertificateExpired)
 		case invalid.Reason == x509.IncompatibleUsage:
-			return say(0, "unsupported certificate purpose", alertUnsupportedCertificate)
+			return nil, chainFailed(0, "unsupported certificate purpose", alertUnsupportedCertificate)
 		}
 	}
 	// How far the chain goes, and by what it ends.
@@ -236,11 +264,11 @@ func (v *verifier) trusted(secure *secure, shown []*x509.Certificate) *refusal {
 	}
 	switch {
 	case !bytes.Equal(last.RawIssuer, last.RawSubject) || last.KeyUsage != 0 && last.KeyUsage&x509.KeyUsageCertSign == 0:
-		return say(depth, "unable to get local issuer certificate", alertUnknownCA)
+		return nil, chainFailed(depth, "unable to get local issuer certificate", alertUnknownCA)
 	case depth == 0:
-		return say(depth, "self signed certificate", alertUnknownCA)
+		return nil, chainFailed(depth, "self signed certificate", alertUnknownCA)
 	}
-	return say(depth, "self signed certificate in certificate chain", alertUnknownCA)
+	return nil, chainFailed(depth, "self signed certificate in certificate chain", alertUnknownCA)
 }
 
 func exactSAN(host string) sanMatch {
@@ -461,12 +489,18 @@ func (t *transportSocket) dial(c *net.TCPConn, p *pool, limit time.Time) (*secur
 	if t.autoSNI && net.ParseIP(p.name) == nil {
 		config.ServerName = p.name
 	}
-	san := ""
+	if host := p.host.hostname; t.hostSNI && host != "" && net.ParseIP(host) == nil {
+		config.ServerName = host
+	}
+	verify, san := t.verify, ""
+	if t.sniSAN && config.ServerName != "" {
+		verify.sans = []sanMatch{exactSAN(config.ServerName)}
+	}
 	if t.autoSAN {
 		san = p.name
 	}
 	config.KeyLogWriter = &transport.secrets
-	config.VerifyConnection = func(state tls.ConnectionState) error { return t.verify.check(s, &state, san, t.stats) }
+	config.VerifyConnection = func(state tls.ConnectionState) error { return verify.check(s, &state, san, t.stats) }
 	if len(config.Certificates) > 0 {
 		s.local = config.Certificates[0].Leaf
 	}

@@ -38,7 +38,7 @@ func (b *builder) downstreamTLS(path string, c *corev3.TransportSocket, prefix s
 		b.deprecated++
 	}
 	v := &t.verify
-	named := len(v.sans)+len(v.hashes) > 0
+	named := len(v.sans)+len(v.hashes)+len(v.keys) > 0
 	v.required = v.roots != nil && d.GetRequireClientCertificate().GetValue() || named && !v.untrusted
 	switch {
 	case v.required:
@@ -80,6 +80,7 @@ func (b *builder) upstreamTLS(path string, c *corev3.TransportSocket, prefix str
 	if err != nil {
 		return nil, err
 	}
+	t.hostSNI, t.sniSAN = u.GetAutoHostSni(), u.GetAutoSniSanValidation()
 	t.sni, t.verify.purpose = u.GetSni(), x509.ExtKeyUsageServerAuth
 	if len(t.verify.sans) > 0 && t.verify.roots == nil {
 		return nil, b.boot.Errorf(path+".common_tls_context.validation_context", "SAN-based verification of peer certificates without trusted CA is insecure and not allowed: give trusted_ca")
@@ -226,22 +227,45 @@ func (b *builder) transportSocket(path string, c *tlsv3.CommonTlsContext, client
 }
 
 func (b *builder) validation(path string, c *tlsv3.CertificateValidationContext, v *verifier) error {
-	authorities := ""
 	if c.GetTrustedCa() != nil {
 		text, err := b.dataSource(path+".trusted_ca", c.GetTrustedCa())
 		if err != nil {
 			return err
 		}
-		authorities = text
 		v.roots = x509.NewCertPool()
-		if !v.roots.AppendCertsFromPEM([]byte(text)) {
+		for rest := []byte(text); ; {
+			var block *pem.Block
+			if block, rest = pem.Decode(rest); block == nil {
+				break
+			}
+			authority, err := x509.ParseCertificate(block.Bytes)
+			if err != nil {
+				continue
+			}
+			if v.authority == nil {
+				v.authority = authority
+			}
+			if v.anyTime = c.GetAllowExpiredCertificate(); v.anyTime {
+				authority = timeless(authority)
+			}
+			v.roots.AddCert(authority)
+		}
+		if v.authority == nil {
 			return b.boot.Errorf(path+".trusted_ca", "Failed to load trusted CA certificates: no certificate in PEM was found")
 		}
 	}
-	if block, _ := pem.Decode([]byte(authorities)); block != nil {
-		v.authority, _ = x509.ParseCertificate(block.Bytes)
-	}
 	v.untrusted = c.GetTrustChainVerification() == tlsv3.CertificateValidationContext_ACCEPT_UNTRUSTED
+	v.keys = c.GetVerifyCertificateSpki()
+	if c.GetCrl() != nil {
+		text, err := b.dataSource(path+".crl", c.GetCrl())
+		if err != nil {
+			return err
+		}
+		if v.revoked.lists, err = revocationLists(text); err != nil || len(v.revoked.lists) == 0 {
+			return b.boot.Errorf(path+".crl", "Failed to load CRL: no list in PEM was found")
+		}
+		v.revoked.leaf = c.GetOnlyVerifyLeafCertCrl()
+	}
 	for _, hash := range c.GetVerifyCertificateHash() {
 		v.hashes = append(v.hashes, lower(strings.ReplaceAll(hash, ":", "")))
 	}

@@ -498,6 +498,16 @@ func (h *http2Conn) section(id uint32, m *http2Message) *http2Error {
 		return e
 	}
 	e := m.whole()
+	length := m.check.length // of content that is missing if this is the end
+	switch {
+	case m.check.kind == trailerSection:
+		length = s.length
+	case s.isHead || m.check.status == "204" || m.check.status == "304":
+		length = 0
+	}
+	if e == nil && m.end && length > 0 {
+		e = errHTTP2Message
+	}
 	if m.check.kind == trailerSection && h.next == 0 {
 		h.stats.trailers.Add(1)
 	}
@@ -517,9 +527,7 @@ func (h *http2Conn) section(id uint32, m *http2Message) *http2Error {
 	default:
 		s.heads = append(s.heads, http2Head{fields: append([]field(nil), m.fields...), status: m.check.status, end: m.end})
 		if s.headed = !m.informational(); s.headed {
-			if s.length = m.check.length; s.isHead || m.check.status == "204" || m.check.status == "304" {
-				s.length = 0
-			}
+			s.length = length
 		}
 	}
 	if m.end {
@@ -834,11 +842,12 @@ func (h *http2Conn) goAway(last uint32) {
 // Write sends content and waits for windows. All fields belong to the
 // connection's lock.
 type http2Stream struct {
-	http2  *http2Conn
-	id     uint32
-	ours   bool      // this end opened it
-	cond   sync.Cond // something has come, or may be sent
-	active bool      // is in http2.streams
+	http2    *http2Conn
+	id       uint32
+	ours     bool      // this end opened it
+	answered bool      // and the peer has begun to answer
+	cond     sync.Cond // something has come, or may be sent
+	active   bool      // is in http2.streams
 
 	content  []byte // not read yet
 	consumed int    // of it

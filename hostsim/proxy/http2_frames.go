@@ -85,6 +85,8 @@ func (h *http2Conn) checkData(f http2.FrameHeader) *http2Error {
 		return &http2Error{code: http2.ErrCodeProtocol, text: "DATA: stream in idle"}
 	case s != nil && s.remoteEnd && s.err == nil:
 		return &http2Error{code: http2.ErrCodeStreamClosed, text: "DATA: stream in half-closed(remote)"}
+	case s != nil && s.ours && !s.answered && s.err == nil:
+		return &http2Error{code: http2.ErrCodeProtocol, text: "DATA: stream not opened"}
 	}
 	return nil
 }
@@ -146,6 +148,8 @@ func (h *http2Conn) checkHeaders(id uint32, priority []byte) error {
 		e := unknownError(http2.ErrCodeStreamClosed)
 		s.fail(e)
 		return e
+	case s != nil:
+		s.answered = true
 	}
 	return nil
 }

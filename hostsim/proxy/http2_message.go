@@ -162,7 +162,7 @@ func (c *messageCheck) pseudo(name, value string) bool {
 		return true
 	}
 	if c.kind == responseSection {
-		if name != ":status" || !first(&c.hasStatus) || len(value) != 3 || !isDigit(value[0]) || !isDigit(value[1]) || !isDigit(value[2]) {
+		if name != ":status" || !first(&c.hasStatus) || value == "101" || len(value) != 3 || !isDigit(value[0]) || !isDigit(value[1]) || !isDigit(value[2]) {
 			return false
 		}
 		c.status = value
@@ -215,7 +215,7 @@ func (m *http2Message) whole() *http2Error {
 			ok = ok && (c.pathOK || c.isOptions && c.pathAny)
 		}
 	case responseSection:
-		ok = c.hasStatus && c.status != "101" && !(m.end && m.informational())
+		ok = c.hasStatus && !(m.end && m.informational())
 	case trailerSection:
 		ok = m.end
 	}

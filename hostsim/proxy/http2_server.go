@@ -405,7 +405,7 @@ func (s *http2Stream) done(broken bool, code http2.ErrCode) {
 	defer s.http2.mu.Unlock()
 	switch {
 	case s.localEnd && s.remoteEnd:
-	case s.localEnd && !broken:
+	case s.localEnd && !broken && !s.ours: // what is still to come of the request does not matter
 		s.reset(http2.ErrCodeNo)
 	default:
 		s.reset(code)

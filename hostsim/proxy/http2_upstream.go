@@ -442,7 +442,7 @@ func (u *upstreamConn) finishStream(how ending) {
 		h.end(errHTTP2Closed)
 	}
 	h.mu.Unlock()
-	u.http2.done(false, http2.ErrCodeCancel)
+	u.http2.done(false, http2.ErrCodeInternal)
 	switch {
 	case h.closed:
 	case h.active == 0 && over:

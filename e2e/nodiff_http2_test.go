@@ -225,7 +225,7 @@ func frames(data []byte) (lines []string, ended int) {
 // serveFrames is the upstream that speaks HTTP/2. What it does is said by the
 // path of a request: /reset, /refuse, /goaway, /hang, /early, /trailers,
 // /continue, /half, /close; anything else gets 200 once it is complete, and an
-// extended CONNECT an echo.
+// extended CONNECT an echo, whose end /finish, /break, /trail and /hangup say.
 func (c *upstreamConn) serveFrames() {
 	r := bufio.NewReader(c.wire)
 	preface := make([]byte, len(http2.ClientPreface))
@@ -240,7 +240,11 @@ func (c *upstreamConn) serveFrames() {
 			c.send(text)
 		}
 	}
-	say("settings 8=1")
+	if c.upstream.name == "unconnected" {
+		say("settings")
+	} else {
+		say("settings 8=1")
+	}
 	framer := http2.NewFramer(nil, r)
 	framer.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
 	requests := map[uint32]*upstreamRequest{}
@@ -314,7 +318,22 @@ func (c *upstreamConn) serveFrames() {
 			case f.PseudoValue("protocol") != "" && strings.Contains(path, "/deny"):
 				say("headers %d :status=403", id)
 				say("data %d end no", id)
-			case f.PseudoValue("protocol") != "":
+			case f.PseudoValue("protocol") != "" && strings.Contains(path, "/reset"):
+				say("reset %d 8", id)
+			case f.PseudoValue("protocol") != "" && strings.Contains(path, "/refuse"):
+				say("reset %d 7", id)
+			case f.PseudoValue("protocol") != "" && strings.Contains(path, "/created"):
+				say("headers %d :status=201", id)
+			case f.PseudoValue("protocol") != "" && strings.Contains(path, "/done"):
+				say("headers %d end :status=200", id)
+			case f.PseudoValue("protocol") != "" && strings.Contains(path, "/slowdeny"):
+				say("headers %d :status=403", id)
+			case f.PseudoValue("protocol") != "" && strings.Contains(path, "/found"):
+				say("headers %d end :status=302 location=/", id)
+			case f.PseudoValue("protocol") != "" && !strings.Contains(path, "/close"):
+				if strings.Contains(path, "/continue") {
+					say("headers %d :status=100", id)
+				}
 				say("headers %d :status=200 sec-websocket-protocol=chat", id)
 			case strings.Contains(path, "/reset"):
 				say("reset %d 8", id)
@@ -342,10 +361,20 @@ func (c *upstreamConn) serveFrames() {
 			u.mu.Unlock()
 			switch {
 			case slices.Contains(q.head.fields, ":method: CONNECT"):
-				if len(f.Data()) > 0 {
+				path := paths[id]
+				if len(f.Data()) > 0 && !strings.Contains(path, "/finish") {
 					say("data %d %s", id, f.Data())
 				}
-				if f.StreamEnded() {
+				switch {
+				case strings.Contains(path, "/finish"):
+					say("data %d end good bye", id)
+				case strings.Contains(path, "/break"):
+					say("reset %d 2", id)
+				case strings.Contains(path, "/trail"):
+					say("headers %d end x-trailer=1", id)
+				case strings.Contains(path, "/hangup"):
+					_ = c.c.CloseWrite()
+				case f.StreamEnded():
 					say("data %d end", id)
 				}
 			case f.StreamEnded() && !strings.Contains(paths[id], "/early"):

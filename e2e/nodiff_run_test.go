@@ -553,8 +553,12 @@ var (
 	connectionID = regexp.MustCompile(`\b((?:connection_id|conn|port)=)[0-9]+`)
 	cookieValue  = regexp.MustCompile(`^(set-cookie: [a-z]+=")[0-9a-f]{16}"`) // a hash of addresses
 	sessionID    = regexp.MustCompile(`(_session=)[0-9a-f]{64}\b`)
+	socketKey    = regexp.MustCompile(`^(sec-websocket-key: )[A-Za-z0-9+/]{22}==$`)
 	otherPort    = regexp.MustCompile(`\b127\.0\.0\.1:[0-9]+`)
 )
+
+// sampleKey is the Sec-WebSocket-Key that cases send.
+const sampleKey = "dGhlIHNhbXBsZSBub25jZQ=="
 
 func (o *observation) mask(ports *strings.Replacer) {
 	hide := func(lines []string) {
@@ -564,6 +568,9 @@ func (o *observation) mask(ports *strings.Replacer) {
 			s = uuidValue.ReplaceAllString(s, "<uuid>")
 			s = serviceTime.ReplaceAllString(s, "${1}<ms>")
 			s = startTime.ReplaceAllString(s, "<time>")
+			if !strings.HasSuffix(s, sampleKey) { // a fresh one
+				s = socketKey.ReplaceAllString(s, "${1}<key>")
+			}
 			s = cookieValue.ReplaceAllString(s, "${1}<hash>\"")
 			s = sessionID.ReplaceAllString(s, "${1}<id>")
 			s = connectionID.ReplaceAllString(s, "${1}<id>")

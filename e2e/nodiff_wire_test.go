@@ -276,7 +276,7 @@ type upstreamRequest struct {
 var upstreamPorts = []struct {
 	port string
 	name string
-}{{"8080", "web"}, {"8081", "websocket"}, {"8082", "other"}, {"8083", "third"}, {"8084", "refused"}, {"8085", "unanswered"}, {"8086", "secure"}, {"8087", "http2"}, {"8088", "stranger"}, {"8089", "either"}, {"8090", "resuming"}}
+}{{"8080", "web"}, {"8081", "websocket"}, {"8082", "other"}, {"8083", "third"}, {"8084", "refused"}, {"8085", "unanswered"}, {"8086", "secure"}, {"8087", "http2"}, {"8088", "stranger"}, {"8089", "either"}, {"8090", "resuming"}, {"8091", "unconnected"}}
 
 // sentinel marks the request that the harness sends after each case: when its
 // access log line is there, all lines of the case are.
@@ -341,7 +341,7 @@ func (s *scriptedUpstream) accept(c *net.TCPConn) {
 	u.mu.Unlock()
 	if raw {
 		conn.serveRaw()
-	} else if s.name == "http2" || protocol == "h2" {
+	} else if s.name == "http2" || s.name == "unconnected" || protocol == "h2" {
 		conn.serveFrames()
 	} else {
 		conn.serve()

@@ -49,6 +49,7 @@ type http2Conn struct {
 	next                      uint32 // stream that this end opens
 	sendWindow                int64
 	unread                    int64 // what was received and is not yet given back to the peer's window
+	window                    int64 // of a new stream, for what this end receives
 	recvWindow                int64
 	peerWindow                int64 // of a new stream
 	peerFrame                 int   // the largest frame that the peer takes
@@ -121,7 +122,7 @@ const (
 func newHTTP2Conn(c net.Conn, r *bufio.Reader, options *http2Options, mostFields, mostSize int, stats *http2Stats) *http2Conn {
 	h := &http2Conn{
 		conn: c, in: r, options: options, stats: stats, streams: map[uint32]*http2Stream{},
-		sendWindow: firstWindow, recvWindow: options.connWindow, peerWindow: firstWindow, peerFrame: minFrame,
+		sendWindow: firstWindow, recvWindow: options.connWindow, window: firstWindow, peerWindow: firstWindow, peerFrame: minFrame,
 		bytesSent: new(Stat), peerStreams: math.MaxInt32, peerLast: math.MaxInt32, mostFields: mostFields, mostSize: mostSize,
 	}
 	h.framer = http2.NewFramer(&h.out, r)
@@ -132,7 +133,6 @@ func newHTTP2Conn(c net.Conn, r *bufio.Reader, options *http2Options, mostFields
 	h.encoder.SetMaxDynamicTableSizeLimit(min(options.tableSize, 4096))
 	h.hpack = hpack.NewDecoder(max(options.tableSize, 4096), h.message.add)
 	h.hpack.SetMaxStringLength(64 << 10) // beyond that it is an error of compression
-	stats.connections.Add(1)
 	return h
 }
 
@@ -669,6 +669,11 @@ func (h *http2Conn) settings(f *http2.SettingsFrame) *http2Error {
 		if h.unacked--; h.unacked == 0 { // until then the peer does not know
 			h.hpack.SetAllowedMaxDynamicTableSize(h.options.tableSize)
 			h.shrunk = h.options.tableSize < 4096
+			more := h.options.streamWindow - h.window
+			h.window += more
+			for _, s := range h.streams {
+				s.recvWindow += more
+			}
 		}
 		return nil
 	}
@@ -883,7 +888,7 @@ type http2Head struct {
 // newStream makes a stream; one that this end opens has no id before its head is
 // sent, so that heads have the order of their ids. The lock is held.
 func (h *http2Conn) newStream(id uint32) *http2Stream {
-	s := &http2Stream{http2: h, id: id, length: -1, sendWindow: h.peerWindow, recvWindow: h.options.streamWindow, gone: make(chan struct{}), active: true}
+	s := &http2Stream{http2: h, id: id, length: -1, sendWindow: h.peerWindow, recvWindow: h.window, gone: make(chan struct{}), active: true}
 	s.cond.L = &h.mu
 	s.readLimit.cond, s.writeLimit.cond = &s.cond, &s.cond
 	if id != 0 {
@@ -956,7 +961,7 @@ func (s *http2Stream) Reset(code http2.ErrCode) {
 func (s *http2Stream) giveBack(n int64) {
 	h := s.http2
 	h.giveBack(n)
-	if s.unread += n; s.unread < h.options.streamWindow/2 || s.remoteEnd || s.err != nil {
+	if s.unread += n; s.unread < h.window/2 || s.remoteEnd || s.err != nil {
 		return
 	}
 	h.framer.WriteWindowUpdate(s.id, uint32(s.unread))

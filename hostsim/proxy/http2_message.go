@@ -170,11 +170,7 @@ func (c *messageCheck) pseudo(name, value string) bool {
 	}
 	switch name {
 	case ":authority":
-		if c.hasAuthority || !validHTTP2Authority(value) {
-			return false
-		}
-		c.hasAuthority = true
-		return true
+		return first(&c.hasAuthority) && validHTTP2Authority(value)
 	case ":method":
 		c.method = value
 		c.isConnect, c.isOptions, c.isHead = value == "CONNECT", value == "OPTIONS", value == "HEAD"

@@ -49,6 +49,7 @@ func (c *connection) serveHTTP2() (byPeer bool) {
 	m := c.hcm
 	m.stats.http2Connections.Add(1)
 	m.stats.http2Active.Add(1)
+	c.server.http2Stats().connections.Add(1)
 	defer m.stats.http2Active.Add(-1)
 	c.SetReadDeadline(time.Time{})
 	r := bufio.NewReaderSize(io.MultiReader(bytes.NewReader(c.in.buffered()), meteredReader{&c.in}), bodyBuffer)
@@ -218,10 +219,16 @@ func (s *stream) serveHTTP2(m *http2Message, refused *http2Error) {
 		st.forgetIncomplete()
 	}
 	code := http2.ErrCodeInternal
-	if strings.HasSuffix(s.details, "{connection_termination}") {
+	if s.lostUpstream() {
 		code = http2.ErrCodeConnect
 	}
 	st.done(s.broken, code)
+}
+
+// lostUpstream says whether this was a CONNECT or an upgrade, and its upstream
+// could not be reached or has gone away.
+func (s *stream) lostUpstream() bool {
+	return (s.upgrade || s.connect) && (strings.Contains(s.flags, "UC") || strings.Contains(s.flags, "UF"))
 }
 
 // decodeFields makes the request's head of a header section: cookies become one
@@ -405,7 +412,7 @@ func (s *http2Stream) done(broken bool, code http2.ErrCode) {
 	defer s.http2.mu.Unlock()
 	switch {
 	case s.localEnd && s.remoteEnd:
-	case s.localEnd && !broken && !s.ours: // what is still to come of the request does not matter
+	case s.localEnd && !broken && !s.ours && code != http2.ErrCodeConnect: // what is still to come of the request does not matter
 		s.reset(http2.ErrCodeNo)
 	default:
 		s.reset(code)

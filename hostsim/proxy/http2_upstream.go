@@ -23,7 +23,7 @@ func (u *upstreamConn) head(s *stream) {
 		return
 	}
 	u.out, u.ends = u.out[:0], false
-	u.sendFields(s, s.decoded() && len(s.ahead) == 0 && len(s.retained) == 0 && s.requestTrailers.Len() == 0 && !s.upgrade)
+	u.sendFields(s, s.decoded() && len(s.ahead) == 0 && len(s.retained) == 0 && s.requestTrailers.Len() == 0)
 }
 
 // sendFields sends the head on an HTTP/2 stream. An upgrade becomes an extended

@@ -203,6 +203,8 @@ func (s *stream) readContent() (data []byte, end bool, r *localReply) {
 	s.awaitContent()
 	data, err := s.body.next()
 	switch {
+	case err == io.EOF && s.upgrade && s.conn.http2 == nil:
+		return nil, false, s.left()
 	case err == io.EOF:
 		return nil, true, nil
 	case err == errBody || errors.As(err, new(*codecError)):

@@ -321,6 +321,7 @@ func (p *pool) connect() {
 		case p.host.cluster.protocol == upstreamAuto || p.raw:
 		case p.shares():
 			stats.cxHTTP2.Add(1)
+			p.host.cluster.http2Stats().connections.Add(1)
 		default:
 			stats.cxHTTP1.Add(1)
 			stats.http1()
@@ -351,6 +352,7 @@ func (p *pool) dial(made chan struct{}) {
 			if c.protocol == upstreamAuto {
 				c.stats.cxHTTP2.Add(1)
 				c.stats.cxTotal.Add(1)
+				c.http2Stats().connections.Add(1)
 			}
 			p.clients = append(p.clients, p.newHTTP2Client(up))
 			p.serveWaiting()

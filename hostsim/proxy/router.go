@@ -756,7 +756,7 @@ func (s *stream) relay(r *route, up *upstreamConn) *localReply {
 			if tunnel = s.connected(); tunnel {
 				keep = false
 			}
-		case status >= 200 && status < 400 && equalFold(s.request.value("upgrade"), "websocket"):
+		case up.http2 == nil && status >= 200 && status < 400 && equalFold(s.request.value("upgrade"), "websocket"):
 			// A handshake that was answered with success or a redirect but
 			// not switched: its content is dropped.
 			resp.remove("content-length")
@@ -770,7 +770,9 @@ func (s *stream) relay(r *route, up *upstreamConn) *localReply {
 			if status != 101 {
 				up.early = up.early[:0]
 			}
+			done := up.http2 != nil && body.done
 			body.reset(&up.in, bodyUntilClose, 0)
+			body.done = done
 		case status == 101:
 			resp.remove("upgrade")
 			resp.remove("connection")
@@ -802,6 +804,11 @@ func (s *stream) relay(r *route, up *upstreamConn) *localReply {
 	if tunnel {
 		s.tunnel(up)
 		return nil
+	}
+	if s.upgrade && up.http2 != nil && !body.done && !s.decoded() {
+		// An answer of HTTP/2 that accepts nothing is one like any other.
+		up.uploaded = make(chan *localReply, 1)
+		go s.upload(up, false)
 	}
 	err = s.relayBody(&body, up, chunked)
 	uploaded := s.uploadResult(up, true)

@@ -36,6 +36,7 @@ type stream struct {
 	http11, head                      bool
 	upgrade                           bool // the codec is in upgrade mode
 	connect                           bool // because the method is CONNECT
+	tunnelled                         bool // it has become a tunnel, and is counted as one whose response came first
 	upgraded                          bool // the connection manager has accepted the upgrade
 	closing                           bool // no further request on this connection
 	promptly                          bool // ... which both know, so that nobody need wait for the other to close
@@ -168,6 +169,7 @@ func (s *stream) begin() {
 	s.requestTrailers.reset(nil)
 	s.responseTrailers.reset(nil)
 	s.protocol, s.http11, s.head, s.upgrade, s.connect = s.conn.protocol(), true, false, false, false
+	s.tunnelled = false
 	s.closing, s.promptly, s.refused = false, false, false
 	s.route, s.routeKnown, s.bufferLimit = nil, false, s.hcm.bufferLimit
 	s.filters, s.chain, s.shown = s.filters[:0], nil, false
@@ -225,7 +227,7 @@ func (s *stream) end() {
 			stats.destroyedBusy.Add(1)
 			stats.destroyedBusyByPeer.Add(1)
 		}
-		if s.responseBegun && s.requestComplete.IsZero() && s.status != 101 { // of a tunnel it is known
+		if s.responseBegun && s.requestComplete.IsZero() && !s.tunnelled {
 			stats.earlyResponses.Add(1)
 		}
 		stats.resets.Add(1)
@@ -235,12 +237,14 @@ func (s *stream) end() {
 			stats.brokenResponses.Add(1)
 		}
 	case s.broken || s.aborted != nil:
-		if s.conn.http2 == nil || s.status != 101 || s.flags == "UC" || s.aborted != nil {
+		if s.conn.http2 == nil || s.status != 101 || s.flags == "UC" || s.flags == "UR" || s.flags == "UPE" || s.aborted != nil {
 			stats.brokenResponses.Add(1)
 		}
 		stats.resets.Add(1)
 	case s.requestComplete.IsZero():
-		stats.earlyResponses.Add(1)
+		if !s.tunnelled {
+			stats.earlyResponses.Add(1)
+		}
 		stats.resets.Add(1)
 	}
 	switch s.details {

@@ -14,8 +14,12 @@ import (
 // moved for the idle timeout. The 101 waits in conn.out.
 func (s *stream) tunnel(up *upstreamConn) {
 	how := resetHere // who ends the connection to the upstream
-	ended := false   // both directions have come to their end
-	s.hcm.stats.earlyResponses.Add(1)
+	ended := false   // the response has come to its end
+	s.mu.Lock()
+	if s.tunnelled = true; s.requestComplete.IsZero() {
+		s.hcm.stats.earlyResponses.Add(1)
+	}
+	s.mu.Unlock()
 	defer func() {
 		s.upstream.Store(nil)
 		s.letGo(up, how)
@@ -67,7 +71,7 @@ func (s *stream) tunnel(up *upstreamConn) {
 		how = resetByPeer
 	}
 	wg.Wait()
-	ended = t.halves.Load() == 2
+	ended = t.complete
 }
 
 type tunnel struct {
@@ -75,7 +79,8 @@ type tunnel struct {
 	up     *upstreamConn
 	over   atomic.Bool
 	done   chan struct{} // closed when it is over
-	halves atomic.Int32  // directions that have come to their end
+
+	complete bool // the response, which is the end of both
 }
 
 // end notes why the tunnel ended, the first time, and wakes the other side.
@@ -131,17 +136,25 @@ func (t *tunnel) relay(in *input, to net.Conn, sent *Stat, response bool, count 
 			if !response {
 				count.Add(int64(len(data)))
 			}
-			out, r := filter(data, false)
+			end := endsContent(in.conn)
+			out, r := filter(data, end)
 			if r != nil {
 				return r.details, r.flags
 			}
 			if response {
 				count.Add(int64(len(out)))
 			}
-			if _, err := to.Write(out); err != nil {
+			if peer, ok := to.(*http2Stream); ok && end {
+				_, err = peer.send(out, true, nil)
+			} else {
+				_, err = to.Write(out)
+			}
+			if err != nil {
 				return "", ""
 			}
-			sent.Add(int64(len(out)))
+			if sent.Add(int64(len(out))); end {
+				return t.ended(in.conn, to, io.EOF, closed, flags)
+			}
 		case kernel != nil:
 			if moved, err = kernel.move(); errors.Is(err, errNoPipe) {
 				kernel, err = nil, nil
@@ -189,24 +202,20 @@ func (t *tunnel) relay(in *input, to net.Conn, sent *Stat, response bool, count 
 	}
 }
 
-// ended is what the end of one direction means. That of an HTTP/2 stream leaves
-// the other direction as it is.
+// ended is what the end of one direction means. That of an HTTP/2 client leaves
+// the other direction as it is; a response that is complete ends both.
 func (t *tunnel) ended(from, to net.Conn, err error, closed, flags string) (string, string) {
 	st, ok := from.(*http2Stream)
 	if !ok {
 		return closed, flags
 	}
+	response := from == t.up.Conn
 	if errors.Is(err, io.EOF) {
-		if from == t.stream.conn.Conn {
-			t.stream.mu.Lock()
-			t.stream.requestComplete = time.Now()
-			t.stream.mu.Unlock()
+		if r := t.finish(st, to, response); r != nil {
+			return r.details, r.flags
 		}
-		peer, both := to.(*http2Stream)
-		if both {
-			peer.send(nil, true, nil)
-		}
-		if t.halves.Add(1) == 2 || !both && from == t.up.Conn {
+		if response {
+			t.complete = true
 			return "", ""
 		}
 		select {
@@ -215,10 +224,54 @@ func (t *tunnel) ended(from, to net.Conn, err error, closed, flags string) (stri
 			return "", ""
 		}
 	}
-	if from == t.up.Conn {
+	if response {
 		return resetDetails(st.broken())
 	}
 	return t.stream.conn.whyGone()
+}
+
+// finish gives the end of what a stream carries to the filters, with the
+// trailers that it may have, and passes it on to another stream.
+func (t *tunnel) finish(from *http2Stream, to net.Conn, response bool) *localReply {
+	s := t.stream
+	it, trailers, end := &s.decoding, &s.requestTrailers, s.decodeEnd
+	if response {
+		it, trailers, end = &s.encoding, &s.responseTrailers, s.encodeEnd
+	}
+	var rest []byte
+	s.mu.Lock()
+	known := it.complete
+	if !response && s.requestComplete.IsZero() {
+		s.requestComplete = time.Now()
+	}
+	s.mu.Unlock()
+	if !known {
+		for _, f := range from.trailers {
+			trailers.insert(f.name, f.value)
+		}
+		var r *localReply
+		if rest, r = end(); r != nil {
+			return r
+		}
+	}
+	if peer, ok := to.(*http2Stream); ok {
+		peer.send(rest, true, trailers)
+	} else if len(rest) > 0 {
+		_, _ = to.Write(rest)
+	}
+	return nil
+}
+
+// endsContent says whether the end of a stream came with the last piece of its
+// content, which was read just now.
+func endsContent(c net.Conn) bool {
+	st, ok := c.(*http2Stream)
+	if !ok {
+		return false
+	}
+	st.http2.mu.Lock()
+	defer st.http2.mu.Unlock()
+	return st.remoteEnd && !st.endAlone && len(st.trailers) == 0 && st.consumed == len(st.content)
 }
 
 // watch makes reads of c end when, for all that is known now, the tunnel will

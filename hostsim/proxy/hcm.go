@@ -669,6 +669,8 @@ func (b *builder) hcm(path string, c *hcmv3.HttpConnectionManager) (*hcm, error)
 	if v := c.GetStreamErrorOnInvalidHttpMessage(); v != nil && c.GetHttp2ProtocolOptions().GetOverrideStreamErrorOnInvalidHttpMessage() == nil {
 		m.http2.streamErrors = v.GetValue()
 	}
+	m.http2.resets.streams = b.runtime.number(prematureStreams, m.http2.resets.streams)
+	m.http2.resets.seconds = b.runtime.number(prematureSeconds, m.http2.resets.seconds)
 	if v := c.GetHttpProtocolOptions().GetOverrideStreamErrorOnInvalidHttpMessage(); v != nil {
 		m.streamErrors = v.GetValue()
 	}

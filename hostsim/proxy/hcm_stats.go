@@ -17,6 +17,7 @@ type hcmStats struct {
 	completed                                        *Stat
 	classes                                          [6]*Stat // by the first digit of the status
 	resets, brokenResponses                          *Stat    // by the client, by us
+	prematureResets                                  *Stat    // connections with too many of them
 	earlyResponses                                   *Stat    // before the request was complete
 	upgradeRefused                                   *Stat
 	timeouts, idleStreams, longStreams, headTimeouts *Stat
@@ -70,7 +71,7 @@ func newHCMStats(stats *Stats, prefix, listener string) hcmStats {
 		drainCloses: cx("drain_close"), bytesReceived: cx("rx_bytes_total"), bytesSent: cx("tx_bytes_total"), bytesBuffered: gauge("cx_rx_bytes_buffered"),
 		length:   stats.Histogram(prefix + "downstream_cx_length_ms"),
 		requests: rq("total"), activeRequests: gauge("rq_active"), http1Requests: rq("http1_total"), http2Requests: rq("http2_total"), completed: rq("completed"),
-		resets: rq("rx_reset"), brokenResponses: rq("tx_reset"), earlyResponses: rq("response_before_rq_complete"), upgradeRefused: rq("ws_on_non_ws_route"),
+		resets: rq("rx_reset"), prematureResets: rq("too_many_premature_resets"), brokenResponses: rq("tx_reset"), earlyResponses: rq("response_before_rq_complete"), upgradeRefused: rq("ws_on_non_ws_route"),
 		timeouts: rq("timeout"), idleStreams: rq("idle_timeout"), longStreams: rq("max_duration_reached"), headTimeouts: rq("header_timeout"),
 		badPaths: rq("failed_path_normalization"), relativePaths: rq("non_relative_path"), redirectedPaths: rq("redirected_with_normalized_path"),
 		requestTooLarge: rq("too_large"), responseTooLarge: stats.Stat(prefix + "rs_too_large"),
@@ -88,7 +89,7 @@ func newHCMStats(stats *Stats, prefix, listener string) hcmStats {
 	stats.zero(prefix, "downstream_cx_http3_total",
 		"downstream_cx_overload_disable_keepalive", "downstream_flow_control_paused_reading_total",
 		"downstream_flow_control_resumed_reading_total", "downstream_rq_http3_total",
-		"downstream_rq_overload_close", "downstream_rq_rejected_via_ip_detection", "downstream_rq_too_many_premature_resets")
+		"downstream_rq_overload_close", "downstream_rq_rejected_via_ip_detection")
 	stats.zeroGauges(prefix, "downstream_cx_http1_soft_drain", "downstream_cx_http3_active", "downstream_cx_tx_bytes_buffered")
 	stats.zero("http1.", "metadata_not_supported_error", "response_flood")
 	return s

@@ -32,7 +32,8 @@ type http2Conn struct {
 	hpack     *hpack.Decoder
 	message   http2Message // what the decoder fills
 	onOpen    func(*http2Stream, *http2Message) *http2Error
-	last      uint32 // stream that the peer has opened
+	onReset   func(*http2Stream) *http2Error // of a stream, nil if it was over
+	last      uint32                         // stream that the peer has opened
 
 	mostFields, mostSize int // of a header section that is received
 	underscores          corev3.HttpProtocolOptions_HeadersWithUnderscoresAction
@@ -68,6 +69,7 @@ type http2Conn struct {
 	onEnd                     func() // streams have ended
 	onChange                  func() // settings or a GOAWAY have come
 	floods                    http2Floods
+	doomed                    *http2Error // how the connection ends when what has come is handled
 	received                  time.Time   // when a frame came last, where that is of interest
 	pingLost                  bool        // that is why the connection has ended
 	pinging                   bool        // a PING is on its way
@@ -83,6 +85,7 @@ type http2Error struct {
 	details string // of the stream that it is about
 	stream  bool   // only a stream ends
 	flood   bool   // there was too much of something
+	abort   bool   // the connection is closed at once
 	others  string // details of streams that it is not about; "": the same
 }
 
@@ -391,8 +394,9 @@ func (h *http2Conn) turn() *http2Error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.batch = false
-	var e *http2Error
+	e := h.doomed
 	switch {
+	case e != nil:
 	case h.control > h.options.mostControl:
 		e = flood(h.stats.controlFlood, "codec_error:Too_many_control_frames_in_the_outbound_queue.")
 	case h.out.queued > h.options.mostFrames:
@@ -558,6 +562,7 @@ func (h *http2Conn) open(id uint32, m *http2Message) *http2Error {
 	h.mu.Lock()
 	h.last = id
 	s := h.newStream(id)
+	s.opened = time.Now()
 	refused := uint32(len(h.streams)) > h.options.maxStreams
 	if m.err == nil {
 		s.headBytes, s.wireIn = int64(m.size), int64(m.size)
@@ -778,18 +783,20 @@ func (h *http2Conn) resetFrame(f *http2.RSTStreamFrame) *http2Error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	s := h.streams[f.StreamID]
-	if s == nil {
-		if h.idle(f.StreamID) {
-			return &http2Error{code: http2.ErrCodeProtocol, silent: true}
+	switch {
+	case s != nil:
+		h.stats.resetsReceived.Add(1)
+		s.wireIn += int64(f.Length) + 9
+		s.peerReset = true
+		s.fail(&resetError{f.ErrCode})
+		if s.active {
+			s.forget()
 		}
-		return nil
+	case h.idle(f.StreamID):
+		return &http2Error{code: http2.ErrCodeProtocol, silent: true}
 	}
-	h.stats.resetsReceived.Add(1)
-	s.wireIn += int64(f.Length) + 9
-	s.peerReset = true
-	s.fail(&resetError{f.ErrCode})
-	if s.active {
-		s.forget()
+	if h.onReset != nil {
+		return h.onReset(s)
 	}
 	return nil
 }
@@ -849,10 +856,12 @@ func (h *http2Conn) goAway(last uint32) {
 type http2Stream struct {
 	http2    *http2Conn
 	id       uint32
-	ours     bool      // this end opened it
-	answered bool      // and the peer has begun to answer
-	cond     sync.Cond // something has come, or may be sent
-	active   bool      // is in http2.streams
+	ours     bool          // this end opened it
+	answered bool          // and the peer has begun to answer
+	cond     sync.Cond     // something has come, or may be sent
+	active   bool          // is in http2.streams
+	opened   time.Time     // by the peer
+	served   chan struct{} // closed when it is over; nil: this end opened it
 
 	content  []byte // not read yet
 	consumed int    // of it
@@ -1028,6 +1037,13 @@ func (s *http2Stream) broken() error {
 	s.http2.mu.Lock()
 	defer s.http2.mu.Unlock()
 	return s.err
+}
+
+// complete says whether the peer has sent all that it will.
+func (s *http2Stream) complete() bool {
+	s.http2.mu.Lock()
+	defer s.http2.mu.Unlock()
+	return s.remoteEnd
 }
 
 // nextHead waits for the head of a response.

@@ -21,6 +21,7 @@ type http2Options struct {
 	streamErrors bool   // a malformed message ends its stream only
 	custom       []http2.Setting
 	keepalive    http2Keepalive
+	resets       resetLimits
 
 	mostFrames     int // that wait to be sent
 	mostControl    int // frames that answer the peer's, and wait to be sent
@@ -32,12 +33,14 @@ type http2Options struct {
 // newHTTP2Options reads Http2ProtocolOptions; its defaults are Envoy 1.40's.
 func newHTTP2Options(c *corev3.Http2ProtocolOptions) http2Options {
 	o := http2Options{
-		maxStreams:     uint32(limitOf(c.GetMaxConcurrentStreams(), 1024)),
-		streamWindow:   int64(limitOf(c.GetInitialStreamWindowSize(), 16<<20)),
-		connWindow:     int64(limitOf(c.GetInitialConnectionWindowSize(), 24<<20)),
-		tableSize:      uint32(limitOf(c.GetHpackTableSize(), 4096)),
-		allowConnect:   c.GetAllowConnect(),
-		streamErrors:   c.GetStreamErrorOnInvalidHttpMessaging(),
+		maxStreams:   uint32(limitOf(c.GetMaxConcurrentStreams(), 1024)),
+		streamWindow: int64(limitOf(c.GetInitialStreamWindowSize(), 16<<20)),
+		connWindow:   int64(limitOf(c.GetInitialConnectionWindowSize(), 24<<20)),
+		tableSize:    uint32(limitOf(c.GetHpackTableSize(), 4096)),
+		allowConnect: c.GetAllowConnect(),
+		streamErrors: c.GetStreamErrorOnInvalidHttpMessaging(),
+		resets:       resetLimits{streams: 500, seconds: 1, burst: 1000, rate: 33},
+
 		mostFrames:     limitOf(c.GetMaxOutboundFrames(), 10000),
 		mostControl:    limitOf(c.GetMaxOutboundControlFrames(), 1000),
 		mostEmpty:      limitOf(c.GetMaxConsecutiveInboundFramesWithEmptyPayload(), 1),
@@ -46,6 +49,12 @@ func newHTTP2Options(c *corev3.Http2ProtocolOptions) http2Options {
 	}
 	if v := c.GetOverrideStreamErrorOnInvalidHttpMessage(); v != nil {
 		o.streamErrors = v.GetValue()
+	}
+	if v := c.GetStreamResetBurst(); v != nil {
+		o.resets.burst = v.GetValue()
+	}
+	if v := c.GetStreamResetRate(); v != nil {
+		o.resets.rate = v.GetValue()
 	}
 	for _, s := range c.GetCustomSettingsParameters() {
 		o.custom = append(o.custom, http2.Setting{ID: http2.SettingID(s.GetIdentifier().GetValue()), Val: s.GetValue().GetValue()})

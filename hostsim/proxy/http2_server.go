@@ -41,6 +41,7 @@ type http2Server struct {
 	life     *time.Timer
 	lingered bool
 	byPeer   bool
+	resets   resetCount
 }
 
 // serveHTTP2 serves the connection until it ends, and says whether the client
@@ -56,7 +57,7 @@ func (c *connection) serveHTTP2() (byPeer bool) {
 	h := &http2Server{client: c}
 	h.http2Conn = newHTTP2Conn(c.Conn, r, &m.http2, m.maxHeaders, m.maxHeadBytes, c.server.http2Stats())
 	h.underscores, h.bytesSent = m.underscores, m.stats.bytesSent
-	h.onOpen, h.onEnd = h.serveStream, h.streamEnded
+	h.onOpen, h.onEnd, h.onReset = h.serveStream, h.streamEnded, h.streamReset
 	c.frames.Store(h)
 	defer h.close(errHTTP2Closed)
 	h.begin(m.http2.settings()...)
@@ -82,13 +83,17 @@ func (c *connection) serveHTTP2() (byPeer bool) {
 		return false
 	}
 	if errors.As(err, &e) {
-		if !e.flood {
+		if !e.flood || e.abort {
 			m.stats.protocolErrors.Add(1)
 		}
+		h.awaitReset()
 		h.connectionError(e)
 		if busy {
 			m.stats.destroyedBusy.Add(1)
 			m.stats.destroyedBusyHere.Add(1)
+		}
+		if e.abort {
+			return false
 		}
 		return h.linger()
 	}
@@ -153,11 +158,15 @@ func (h *http2Server) serveStream(st *http2Stream, m *http2Message) *http2Error 
 	h.stopIdle()
 	h.countRequest()
 	served := make(chan struct{})
+	h.mu.Lock()
+	st.served = served
+	h.mu.Unlock()
 	c.stream.queued = make(chan struct{})
 	queued := c.stream.queued
 	go func() {
 		defer close(served)
 		c.stream.serveHTTP2(&message, refused)
+		h.streamClosed(st, !c.stream.waited && c.stream.status != 0)
 		h.client.server.forget(c)
 		h.streamEnded()
 	}()
@@ -429,11 +438,16 @@ func (c *connection) whyGone() (details, flags string) {
 	if c.http2 != nil {
 		err := c.http2.broken()
 		var e *http2Error
+		var reset *resetError
 		switch {
-		case errors.As(err, new(*resetError)):
+		case errors.As(err, &reset) && reset.code == http2.ErrCodeNo && c.http2.complete():
+			return "", ""
+		case errors.As(err, &reset):
 			return "http2.remote_reset", "DR"
 		case err == errPingTimeout:
 			return errPingTimeout.details, "DC"
+		case errors.As(err, &e) && e.abort:
+			return e.details, ""
 		case errors.As(err, &e) && e.code == http2.ErrCodeInternal:
 			return e.details, "DR"
 		case errors.As(err, &e):

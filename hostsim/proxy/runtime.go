@@ -32,7 +32,7 @@ func readByEnvoy(key string) bool {
 	case breaker:
 		return slices.Contains([]string{"max_connections", "max_pending_requests", "max_requests", "max_retries"}, key[strings.LastIndexByte(key, '.')+1:])
 	}
-	return strings.HasPrefix(key, "upstream.maintenance_mode.") || key == "upstream.base_retry_backoff_ms" || key == "upstream.healthy_panic_threshold"
+	return key == prematureStreams || key == prematureSeconds || strings.HasPrefix(key, "upstream.maintenance_mode.") || key == "upstream.base_retry_backoff_ms" || key == "upstream.healthy_panic_threshold"
 }
 
 // runtimeLayer is one layer of layered_runtime.

@@ -36,9 +36,9 @@ func (h *handler) prometheus(p params) response {
 		key, name, labels := h.promName(n.Name)
 		line := name + "{" + labels + "} " + strconv.FormatInt(n.Stat.Value(), 10) + "\n"
 		if n.Stat.Kind() == proxy.Gauge {
-			gauges.add(key, name, line)
+			gauges.add(key, name, n.Name, line)
 		} else {
-			counters.add(key, name, line)
+			counters.add(key, name, n.Name, line)
 		}
 	}
 	for _, n := range histograms {
@@ -48,9 +48,9 @@ func (h *handler) prometheus(p params) response {
 		}
 		key, name, labels := h.promName(n.Name)
 		if buckets == "summary" {
-			many.add(key, name, f.summary(name, labels))
+			many.add(key, name, n.Name, f.summary(name, labels))
 		} else {
-			many.add(key, name, f.histogram(name, labels))
+			many.add(key, name, n.Name, f.histogram(name, labels))
 		}
 	}
 	var b strings.Builder
@@ -70,25 +70,32 @@ type groups map[string]*group
 type group struct {
 	tokens []string // of the name as stats have it: groups are in their order
 	name   string
-	lines  []string
+	stats  []stat
 }
 
-func (g *groups) add(key, name, lines string) {
+// stat is one of a group, which are in the order of their whole names.
+type stat struct {
+	tokens []string
+	lines  string
+}
+
+func (g *groups) add(key, name, full, lines string) {
 	if *g == nil {
 		*g = groups{}
 	}
 	if (*g)[key] == nil {
 		(*g)[key] = &group{tokens: strings.Split(key, "."), name: name}
 	}
-	(*g)[key].lines = append((*g)[key].lines, lines)
+	(*g)[key].stats = append((*g)[key].stats, stat{strings.Split(full, "."), lines})
 }
 
 func (g groups) write(b *strings.Builder, kind string) {
 	all := slices.SortedFunc(maps.Values(g), func(a, b *group) int { return slices.Compare(a.tokens, b.tokens) })
 	for _, x := range all {
 		b.WriteString("# TYPE " + x.name + " " + kind + "\n")
-		for _, lines := range x.lines {
-			b.WriteString(lines)
+		slices.SortStableFunc(x.stats, func(a, b stat) int { return slices.Compare(a.tokens, b.tokens) })
+		for _, s := range x.stats {
+			b.WriteString(s.lines)
 		}
 	}
 }

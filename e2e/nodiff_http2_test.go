@@ -224,7 +224,7 @@ func frames(data []byte) (lines []string, ended int) {
 
 // serveFrames is the upstream that speaks HTTP/2. What it does is said by the
 // path of a request: /reset, /refuse, /goaway, /hang, /early, /trailers,
-// /continue, /half, /close; anything else gets 200 once it is complete, and an
+// /continue, /half, /close, /frames/; anything else gets 200 once it is complete, and an
 // extended CONNECT an echo, whose end /finish, /break, /trail and /hangup say.
 func (c *upstreamConn) serveFrames() {
 	r := bufio.NewReader(c.wire)
@@ -272,6 +272,12 @@ func (c *upstreamConn) serveFrames() {
 			say("goaway %d 0", id)
 		case strings.Contains(path, "/badname"):
 			say("headers %d end :status=200 X-Bad=1", id)
+		case strings.Contains(path, "/frames/"): // in hex, one write for each part
+			_, frames, _ := strings.Cut(path, "/frames/")
+			for part := range strings.SplitSeq(frames, "/") {
+				say("raw %s", part)
+				time.Sleep(50 * time.Millisecond)
+			}
 		case strings.Contains(path, "/hang"):
 		default:
 			say("headers %d :status=200 content-type=text/plain x-answer=yes", id)
@@ -290,6 +296,18 @@ func (c *upstreamConn) serveFrames() {
 			if !f.IsAck() {
 				say("ack")
 			}
+		case *http2.RSTStreamFrame:
+			if q := requests[id]; q != nil {
+				u.mu.Lock()
+				q.ending = append(q.ending, "reset: "+f.ErrCode.String())
+				u.mu.Unlock()
+			}
+		case *http2.GoAwayFrame:
+			u.mu.Lock()
+			for _, q := range requests {
+				q.ending = append(q.ending, fmt.Sprintf("goaway: %v %q", f.ErrCode, f.DebugData()))
+			}
+			u.mu.Unlock()
 		case *http2.MetaHeadersFrame:
 			if q := requests[id]; q != nil {
 				u.mu.Lock()

@@ -395,6 +395,7 @@ func (x *nodiffProxy) run(c *nodiffCase, split func(text string) []string, stats
 		if !q.complete {
 			lines = append(lines, "(incomplete, or a tunnel)")
 		}
+		lines = append(lines, q.ending...)
 		o.received = append(o.received, lines)
 	}
 	for _, conn := range u.conns {

@@ -268,6 +268,7 @@ type upstreamRequest struct {
 	content  string
 	trailers []string
 	complete bool
+	ending   []string // of the stream and the connection, if not as it should be
 }
 
 // upstreamPorts are the ports that a bootstrap names, and which server of the

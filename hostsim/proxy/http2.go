@@ -607,6 +607,7 @@ func (h *http2Conn) endOf(s *http2Stream) *http2Error {
 	s.remoteEnd = true
 	s.cond.Broadcast()
 	s.over()
+	s.farewell = s.ours && h.goneAway && len(h.streams) == 0
 	return nil
 }
 
@@ -876,6 +877,7 @@ type http2Stream struct {
 
 	remoteEnd, localEnd bool
 	ending              bool // is in http2.ended
+	farewell            bool // with its end the connection is over, which its peer had said
 	err                 error
 	peerReset           bool
 	gone                chan struct{} // closed with err

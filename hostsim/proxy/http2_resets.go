@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"errors"
+	"slices"
 	"time"
 
 	"golang.org/x/net/http2"
@@ -28,17 +29,17 @@ const (
 // protects it.
 type resetCount struct {
 	closed, premature uint64
-	left              uint64        // resets that the codec takes
-	second            int64         // when that was counted last
-	last              chan struct{} // closed when the stream that was reset last is over
+	left              uint64          // resets that the codec takes
+	second            int64           // when that was counted last
+	ending            []chan struct{} // closed when a stream that was reset is over
 }
 
 // streamReset counts the reset of a stream, nil for one that was over already.
 // The lock is held.
 func (h *http2Server) streamReset(s *http2Stream) *http2Error {
 	limits, n := &h.client.hcm.http2.resets, &h.resets
-	if s != nil {
-		n.last = s.served
+	if s != nil && s.served != nil {
+		n.ending = append(slices.DeleteFunc(n.ending, closed), s.served)
 	}
 	if s != nil && s.headSent == 0 {
 		n.closed++
@@ -56,20 +57,30 @@ func (h *http2Server) streamReset(s *http2Stream) *http2Error {
 	return nil
 }
 
-// awaitReset waits until the stream that was reset last is over, which comes
-// before the others.
-func (h *http2Server) awaitReset() {
-	h.mu.Lock()
-	last := h.resets.last
-	h.mu.Unlock()
-	if last == nil {
-		return
-	}
-	wait := time.NewTimer(20 * time.Millisecond) // unless it waits for something else
-	defer wait.Stop()
+func closed(c chan struct{}) bool {
 	select {
-	case <-last:
-	case <-wait.C:
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
+// awaitResets waits until the streams that were reset are over, which comes
+// before the others.
+func (h *http2Server) awaitResets() {
+	h.mu.Lock()
+	ending := h.resets.ending
+	h.resets.ending = nil
+	h.mu.Unlock()
+	wait := time.NewTimer(20 * time.Millisecond) // unless one waits for something else
+	defer wait.Stop()
+	for _, served := range ending {
+		select {
+		case <-served:
+		case <-wait.C:
+			return
+		}
 	}
 }
 

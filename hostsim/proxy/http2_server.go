@@ -86,7 +86,7 @@ func (c *connection) serveHTTP2() (byPeer bool) {
 		if !e.flood || e.abort {
 			m.stats.protocolErrors.Add(1)
 		}
-		h.awaitReset()
+		h.awaitResets()
 		h.connectionError(e)
 		if busy {
 			m.stats.destroyedBusy.Add(1)

@@ -441,6 +441,9 @@ func (u *upstreamConn) finishStream(how ending) {
 	if over && h.active == 0 { // the end of the connection is that of its last stream
 		h.end(errHTTP2Closed)
 	}
+	if u.http2.farewell { // to Envoy its codec seems to have failed
+		p.host.cluster.stats.cxProtocolError.Add(1)
+	}
 	h.mu.Unlock()
 	u.http2.done(false, http2.ErrCodeInternal)
 	switch {

@@ -377,21 +377,27 @@ func (s *stream) failed(err error) *localReply {
 		r.flags, reason = "UC", "connection termination"
 	}
 	s.try.flags = r.flags
-	again, flag := s.retry.again(s.retry.onReset(err, connect == nil))
-	if again {
-		s.response.reset(responseInline)
-		return tryAgain
-	}
-	if flag != "" {
-		r.flags = flag + "," + r.flags
-	}
-	if err == errQueueFull { // it was no matter of the host
-		s.charge(s.host.cluster, r.status)
+	begun := "before"
+	if s.continued { // an interim response is one that has begun
+		begun = "after"
+		s.hcm.stats.router.resets.Add(1)
 	} else {
-		s.responded(s.host.cluster, r.status)
+		again, flag := s.retry.again(s.retry.onReset(err, connect == nil))
+		if again {
+			s.response.reset(responseInline)
+			return tryAgain
+		}
+		if flag != "" {
+			r.flags = flag + "," + r.flags
+		}
+		if err == errQueueFull { // it was no matter of the host
+			s.charge(s.host.cluster, r.status)
+		} else {
+			s.responded(s.host.cluster, r.status)
+		}
 	}
 	if r.details == "" {
-		r.details = "upstream_reset_before_response_started{" + strings.ReplaceAll(reason+cause, " ", "_") + "}"
+		r.details = "upstream_reset_" + begun + "_response_started{" + strings.ReplaceAll(reason+cause, " ", "_") + "}"
 		r.body = "upstream connect error or disconnect/reset before headers. "
 		if s.attempts > 1 {
 			r.body += "retried and the latest "

@@ -47,7 +47,7 @@ var adminRequests = []string{
 // adminBootstraps are the files of testdata/nodiff whose endpoints are
 // compared, each with the cases that are played in between.
 var adminBootstraps = []string{"plain", "upgrades", "wasm", "dns", "unreachable", "retries", "rbac", "runtime", "direct", "breakers",
-	"tls-sni", "tls-client-certificates", "tls-upstream", "tls-sessions", "tls-refused", "http2-options", "http2-websocket"}
+	"tls-sni", "tls-client-certificates", "tls-upstream", "tls-sessions", "tls-refused", "http2-options", "http2-websocket", "http2-matrix"}
 
 // The admin interface of hostsim says what Envoy's says: on some bootstraps,
 // right after the start and again when both have seen the same traffic.
@@ -149,11 +149,18 @@ func TestStatNames(t *testing.T) {
 	}
 }
 
+// statNames waits for the worker, which starts after the admin interface does.
 func (x *nodiffProxy) statNames(t *testing.T) []string {
 	client := http.Client{Timeout: 10 * time.Second}
-	b, err := get(&client, x.admin+"/stats")
-	if err != nil {
-		t.Fatal(err)
+	var b []byte
+	for deadline := time.Now().Add(patience); !bytes.Contains(b, []byte("server.worker_0.watchdog_miss")); {
+		var err error
+		if b, err = get(&client, x.admin+"/stats"); err != nil {
+			t.Fatal(err)
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("no worker has started")
+		}
 	}
 	var names []string
 	for line := range strings.Lines(string(b)) {

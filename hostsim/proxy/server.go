@@ -7,6 +7,7 @@ package proxy
 
 import (
 	"context"
+	"crypto/sha256"
 	"io"
 	"log/slog"
 	"math"
@@ -61,6 +62,7 @@ type Server struct {
 
 	options       Options
 	engine        *vm.Engine
+	wasm          map[[sha256.Size]byte]*wasmFactory // by vm.PluginConfig.Key
 	plugins       []*vm.Plugin
 	pluginsByName map[string][]*vm.Plugin // whose stats have one name
 	guestLog      *slog.Logger

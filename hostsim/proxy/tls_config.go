@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -103,6 +104,9 @@ func (b *builder) noteCertificates(t *transportSocket, c *tlsv3.CommonTlsContext
 		context.Shown = append(context.Shown, NamedCertificate{sourcePath(c.GetTlsCertificates()[i].GetCertificateChain()), t.config.Certificates[i].Leaf})
 	}
 	t.stats.expires("unnamed_ca_cert", t.verify.authority)
+	if t.verify.authority == nil && c.GetValidationContext() != nil { // which has nobody whose time would be over
+		t.stats.stats.Gauge(t.stats.prefix + "certificate.unnamed_ca_cert.expiration_unix_time_seconds").Set(math.MaxInt64)
+	}
 	if t.verify.authority != nil {
 		context.Authority = NamedCertificate{sourcePath(c.GetValidationContext().GetTrustedCa()), t.verify.authority}
 	}

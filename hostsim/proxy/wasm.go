@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -387,7 +388,7 @@ func (b *builder) wasm(path string, c *wasmv3.PluginConfig) (filterFactory, erro
 		if err != nil {
 			return nil, err
 		}
-		s.engine = engine
+		s.engine, s.wasm = engine, map[[sha256.Size]byte]*wasmFactory{}
 		active := func() (int64, bool) { n := engine.Stats(); return int64(n.Active + n.Bases), true }
 		s.Stats.computed("wasm.envoy.wasm.runtime.v8.active", Gauge, active)
 		s.Stats.computed("wasm.envoy.wasm.runtime.v8.created", Counter, func() (int64, bool) { return int64(engine.Stats().Created), true })
@@ -427,6 +428,9 @@ func (b *builder) wasm(path string, c *wasmv3.PluginConfig) (filterFactory, erro
 	case c.GetFailurePolicy() == wasmv3.FailurePolicy_FAIL_RELOAD:
 		config.FailurePolicy = vm.FailReload
 	}
+	if same := s.wasm[config.Key()]; same != nil {
+		return same, nil
+	}
 	b.guestLog.note()
 	harness := s.options.harness
 	config.Property = func(path string) ([]byte, abi.Status) {
@@ -465,7 +469,9 @@ func (b *builder) wasm(path string, c *wasmv3.PluginConfig) (filterFactory, erro
 		s.ticks = append(s.ticks, ticks)
 		ticks.start(plugin)
 	}
-	return &wasmFactory{plugin, plugin.Exports("proxy_on_request_body"), plugin.Exports("proxy_on_response_body")}, nil
+	factory := &wasmFactory{plugin, plugin.Exports("proxy_on_request_body"), plugin.Exports("proxy_on_response_body")}
+	s.wasm[config.Key()] = factory
+	return factory, nil
 }
 
 // thread is what is locked while something happens on a worker, or on

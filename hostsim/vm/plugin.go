@@ -84,6 +84,26 @@ type PluginConfig struct {
 	OnTickPeriod func(worker int, period time.Duration)
 }
 
+// Key is what tells plugins apart to Envoy: of those with one key, in whatever
+// listeners they stand, it loads the first and runs that one for all.
+func (c *PluginConfig) Key() [sha256.Size]byte {
+	h := sha256.New()
+	vm := c.vmKey()
+	h.Write(vm[:])
+	for _, part := range []string{c.Name, c.RootID, string(c.Configuration)} {
+		fmt.Fprintf(h, "%d %s", len(part), part)
+	}
+	fmt.Fprint(h, c.FailurePolicy, c.AllowOnHeadersStopIteration, c.ReloadBackoff)
+	return [sha256.Size]byte(h.Sum(nil))
+}
+
+// vmKey is what plugins that share VMs have in common.
+func (c *PluginConfig) vmKey() [sha256.Size]byte {
+	h := sha256.New()
+	fmt.Fprintf(h, "%d %s%d %s%x", len(c.VMID), c.VMID, len(c.VMConfiguration), c.VMConfiguration, c.Module.hash)
+	return [sha256.Size]byte(h.Sum(nil))
+}
+
 // PluginStats counts what happens to a plugin's VMs under FailReload, as
 // Envoy's wasm.NAME.vm_reload_*.
 type PluginStats struct {
@@ -208,10 +228,7 @@ func (p *Plugin) load(worker int) error {
 
 // acquireGroup returns the group for config, which it makes if there is none.
 func (e *Engine) acquireGroup(config PluginConfig) (g *group, created bool) {
-	h := sha256.New()
-	fmt.Fprintf(h, "%d %s%d %s%x", len(config.VMID), config.VMID, len(config.VMConfiguration), config.VMConfiguration, config.Module.hash)
-	key := [sha256.Size]byte(h.Sum(nil))
-
+	key := config.vmKey()
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	g, ok := e.groups[key]

@@ -16,9 +16,6 @@ import (
 	"golang.org/x/net/http2/hpack"
 )
 
-// settingEnableConnect is SETTINGS_ENABLE_CONNECT_PROTOCOL (RFC 8441 3).
-const settingEnableConnect = http2.SettingID(0x8)
-
 // An http2Conn is either end of an HTTP/2 connection without TLS, just enough
 // of one for requests and extended CONNECT: golang.org/x/net/http2 offers no
 // client that sends ":protocol".
@@ -137,7 +134,7 @@ func (h *tunnelHTTP2) open(end bool, fields []string) error {
 	if !ok {
 		return fmt.Errorf("got %v, want SETTINGS first", f)
 	}
-	if v, ok := settings.Value(settingEnableConnect); !ok || v != 1 {
+	if v, ok := settings.Value(http2.SettingEnableConnectProtocol); !ok || v != 1 {
 		return fmt.Errorf("the server does not announce extended CONNECT: %v", settings)
 	}
 	if err := h.write(h.framer.WriteSettingsAck); err != nil {
@@ -205,7 +202,7 @@ func serveHTTP2(t *testing.T) int {
 			return fmt.Errorf("preface %q: %w", preface, err)
 		}
 		h := newHTTP2Conn(c, r)
-		if err := h.framer.WriteSettings(http2.Setting{ID: settingEnableConnect, Val: 1}); err != nil {
+		if err := h.framer.WriteSettings(http2.Setting{ID: http2.SettingEnableConnectProtocol, Val: 1}); err != nil {
 			return err
 		}
 		received := map[uint32][]byte{} // of each stream, what is no whole WebSocket frame yet

@@ -249,36 +249,37 @@ func (c *upstreamConn) serveFrames() {
 	framer.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
 	requests := map[uint32]*upstreamRequest{}
 	paths := map[uint32]string{}
+	has := func(id uint32, word string) bool { return strings.Contains(paths[id], word) }
 	answer := func(id uint32) {
-		switch path := paths[id]; {
-		case strings.Contains(path, "/trailers"):
+		switch {
+		case has(id, "/trailers"):
 			say("headers %d :status=200 content-type=text/plain", id)
 			say("data %d http2", id)
 			say("headers %d end x-trailer=1", id)
-		case strings.Contains(path, "/half"):
+		case has(id, "/half"):
 			say("headers %d :status=200 content-length=10", id)
 			say("data %d abc", id)
 			say("reset %d 2", id)
-		case strings.Contains(path, "/joined"):
+		case has(id, "/joined"):
 			say("headers %d :status=200 content-length=5", id)
 			say("data %d end http2", id)
-		case strings.Contains(path, "/empty"):
+		case has(id, "/empty"):
 			say("headers %d end :status=204", id)
-		case strings.Contains(path, "/continue"):
+		case has(id, "/continue"):
 			say("headers %d :status=100", id)
 			say("headers %d end :status=200", id)
-		case strings.Contains(path, "/goaway"):
+		case has(id, "/goaway"):
 			say("headers %d end :status=200", id)
 			say("goaway %d 0", id)
-		case strings.Contains(path, "/badname"):
+		case has(id, "/badname"):
 			say("headers %d end :status=200 X-Bad=1", id)
-		case strings.Contains(path, "/frames/"): // in hex, one write for each part
-			_, frames, _ := strings.Cut(path, "/frames/")
+		case has(id, "/frames/"): // in hex, one write for each part
+			_, frames, _ := strings.Cut(paths[id], "/frames/")
 			for part := range strings.SplitSeq(frames, "/") {
 				say("raw %s", part)
 				time.Sleep(50 * time.Millisecond)
 			}
-		case strings.Contains(path, "/hang"):
+		case has(id, "/hang"):
 		default:
 			say("headers %d :status=200 content-type=text/plain x-answer=yes", id)
 			say("data %d http2", id)
@@ -332,37 +333,33 @@ func (c *upstreamConn) serveFrames() {
 				u.got = append(u.got, q)
 			}
 			u.mu.Unlock()
-			switch path := paths[id]; {
-			case f.PseudoValue("protocol") != "" && strings.Contains(path, "/deny"):
-				say("headers %d :status=403", id)
-				say("data %d end no", id)
-			case f.PseudoValue("protocol") != "" && strings.Contains(path, "/reset"):
+			switch tunnel := f.PseudoValue("protocol") != ""; {
+			case has(id, "/reset"):
 				say("reset %d 8", id)
-			case f.PseudoValue("protocol") != "" && strings.Contains(path, "/refuse"):
+			case has(id, "/refuse"):
 				say("reset %d 7", id)
-			case f.PseudoValue("protocol") != "" && strings.Contains(path, "/created"):
-				say("headers %d :status=201", id)
-			case f.PseudoValue("protocol") != "" && strings.Contains(path, "/done"):
-				say("headers %d end :status=200", id)
-			case f.PseudoValue("protocol") != "" && strings.Contains(path, "/slowdeny"):
-				say("headers %d :status=403", id)
-			case f.PseudoValue("protocol") != "" && strings.Contains(path, "/found"):
-				say("headers %d end :status=302 location=/", id)
-			case f.PseudoValue("protocol") != "" && !strings.Contains(path, "/close"):
-				if strings.Contains(path, "/continue") {
-					say("headers %d :status=100", id)
-				}
-				say("headers %d :status=200 sec-websocket-protocol=chat", id)
-			case strings.Contains(path, "/reset"):
-				say("reset %d 8", id)
-			case strings.Contains(path, "/refuse"):
-				say("reset %d 7", id)
-			case strings.Contains(path, "/close"):
+			case has(id, "/close"):
 				_ = c.c.CloseWrite()
 				c.until(200*time.Millisecond, func([]byte) bool { return false })
 				c.c.Close()
 				return
-			case strings.Contains(path, "/early"):
+			case tunnel && has(id, "/deny"):
+				say("headers %d :status=403", id)
+				say("data %d end no", id)
+			case tunnel && has(id, "/created"):
+				say("headers %d :status=201", id)
+			case tunnel && has(id, "/done"):
+				say("headers %d end :status=200", id)
+			case tunnel && has(id, "/slowdeny"):
+				say("headers %d :status=403", id)
+			case tunnel && has(id, "/found"):
+				say("headers %d end :status=302 location=/", id)
+			case tunnel:
+				if has(id, "/continue") {
+					say("headers %d :status=100", id)
+				}
+				say("headers %d :status=200 sec-websocket-protocol=chat", id)
+			case has(id, "/early"):
 				say("headers %d :status=200", id)
 				say("data %d end early", id)
 			case f.StreamEnded():
@@ -379,23 +376,22 @@ func (c *upstreamConn) serveFrames() {
 			u.mu.Unlock()
 			switch {
 			case slices.Contains(q.head.fields, ":method: CONNECT"):
-				path := paths[id]
-				if len(f.Data()) > 0 && !strings.Contains(path, "/finish") {
+				if len(f.Data()) > 0 && !has(id, "/finish") {
 					say("data %d %s", id, f.Data())
 				}
 				switch {
-				case strings.Contains(path, "/finish"):
+				case has(id, "/finish"):
 					say("data %d end good bye", id)
-				case strings.Contains(path, "/break"):
+				case has(id, "/break"):
 					say("reset %d 2", id)
-				case strings.Contains(path, "/trail"):
+				case has(id, "/trail"):
 					say("headers %d end x-trailer=1", id)
-				case strings.Contains(path, "/hangup"):
+				case has(id, "/hangup"):
 					_ = c.c.CloseWrite()
 				case f.StreamEnded():
 					say("data %d end", id)
 				}
-			case f.StreamEnded() && !strings.Contains(paths[id], "/early"):
+			case f.StreamEnded() && !has(id, "/early"):
 				answer(id)
 			}
 		}

@@ -243,7 +243,7 @@ func echoStreams(c net.Conn) error {
 		return err
 	}
 	h := newHTTP2Conn(c, r)
-	if err := h.framer.WriteSettings(http2.Setting{ID: settingEnableConnect, Val: 1}); err != nil {
+	if err := h.framer.WriteSettings(http2.Setting{ID: http2.SettingEnableConnectProtocol, Val: 1}); err != nil {
 		return err
 	}
 	for {

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"cmp"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -219,11 +220,7 @@ func (c *connection) secureBy(l *listener) (ok, byPeer bool) {
 		case err == nil:
 			l.inspected(seen)
 			if !seen.tls {
-				if why := firstRecord(seen.read); why != nil {
-					c.failure = why.inspected()
-				} else {
-					c.failure = (&refusal{131, "CLIENTHELLO_PARSE_FAILED", alertDecodeError}).inspected()
-				}
+				c.failure = cmp.Or(firstRecord(seen.read), unreadableHello()).inspected()
 			}
 		case late && l.goesOn:
 		default:

@@ -9,6 +9,7 @@ import (
 	"math"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -38,43 +39,43 @@ type http2Conn struct {
 	mostFields, mostSize int // of a header section that is received
 	underscores          corev3.HttpProtocolOptions_HeadersWithUnderscoresAction
 
-	mu                        sync.Mutex
-	encoder                   *hpack.Encoder
-	block                     bytes.Buffer
-	out                       http2Out
-	shrunk                    bool // the peer has to make its table smaller
-	writing                   bool
-	crowded                   bool           // streams wait for less in out
-	ended                     []*http2Stream // which are over when this read's frames are handled
-	streams                   map[uint32]*http2Stream
-	next                      uint32 // stream that this end opens
-	sendWindow                int64
-	unread                    int64 // what was received and is not yet given back to the peer's window
-	window                    int64 // of a new stream, for what this end receives
-	recvWindow                int64
-	peerWindow                int64 // of a new stream
-	peerFrame                 int   // the largest frame that the peer takes
-	peerStreams               uint32
-	peerConnect               bool
-	settled                   bool // the peer's settings have come
-	prioritySet, noPriorities bool // its SETTINGS_NO_RFC7540_PRIORITIES
-	unacked                   int  // our settings that it has not acknowledged
-	control                   int  // frames in out that answer the peer's
-	batch                     bool // more frames have come, and what they lead to is written together
-	err                       error
-	goneAway                  bool   // the peer wants no new streams
-	peerLast                  uint32 // and answers none above this one
-	saidGoAway                bool
-	parting                   bool   // what waits is still written, although the connection has ended
-	onEnd                     func() // streams have ended
-	onChange                  func() // settings or a GOAWAY have come
-	floods                    http2Floods
-	doomed                    *http2Error // how the connection ends when what has come is handled
-	received                  time.Time   // when a frame came last, where that is of interest
-	pingLost                  bool        // that is why the connection has ended
-	pinging                   bool        // a PING is on its way
-	pingTimer                 *time.Timer // until the next
-	pongTimer                 *time.Timer // until its answer must have come
+	mu           sync.Mutex
+	encoder      *hpack.Encoder
+	block        bytes.Buffer
+	out          http2Out
+	shrunk       bool // the peer has to make its table smaller
+	writing      bool
+	crowded      bool           // streams wait for less in out
+	ended        []*http2Stream // which are over when this read's frames are handled
+	streams      map[uint32]*http2Stream
+	next         uint32 // stream that this end opens
+	sendWindow   int64
+	unread       int64 // what was received and is not yet given back to the peer's window
+	window       int64 // of a new stream, for what this end receives
+	recvWindow   int64
+	peerWindow   int64 // of a new stream
+	peerFrame    int   // the largest frame that the peer takes
+	peerStreams  uint32
+	peerConnect  bool
+	settled      bool // the peer's settings have come
+	noPriorities bool // its SETTINGS_NO_RFC7540_PRIORITIES
+	unacked      int  // our settings that it has not acknowledged
+	control      int  // frames in out that answer the peer's
+	batch        bool // more frames have come, and what they lead to is written together
+	err          error
+	goneAway     bool   // the peer wants no new streams
+	peerLast     uint32 // and answers none above this one
+	saidGoAway   bool
+	parting      bool   // what waits is still written, although the connection has ended
+	onEnd        func() // streams have ended
+	onChange     func() // settings or a GOAWAY have come
+	floods       http2Floods
+	doomed       *http2Error // how the connection ends when what has come is handled
+	received     time.Time   // when a frame came last, where that is of interest
+	pingLost     bool        // that is why the connection has ended
+	pinging      bool        // a PING is on its way
+	pingTimer    *time.Timer // until the next
+	pongTimer    *time.Timer // until its answer must have come
 }
 
 // http2Error ends a connection, or a stream.
@@ -322,7 +323,7 @@ func (h *http2Conn) read() error {
 		case *http2.RSTStreamFrame:
 			e = h.resetFrame(f)
 		case *http2.PingFrame:
-			e = h.ping(f)
+			h.ping(f)
 		case *http2.GoAwayFrame:
 			if e = h.peerGoesAway(f.LastStreamID); e == nil {
 				h.change()
@@ -357,12 +358,12 @@ func (h *http2Conn) read() error {
 func (h *http2Conn) forgetEnded() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	any := len(h.ended) > 0
+	some := len(h.ended) > 0
 	for _, s := range h.ended {
 		s.over()
 	}
 	h.ended = h.ended[:0]
-	return any
+	return some
 }
 
 // deaf says that nothing that comes matters: a GOAWAY was said, by either end,
@@ -484,22 +485,14 @@ func (h *http2Conn) section(id uint32, m *http2Message) *http2Error {
 	if s == nil {
 		idle := h.idle(id)
 		h.mu.Unlock()
-		switch {
-		case !idle: // it crossed a reset, or its stream is over
+		if !idle { // it crossed a reset, or its stream is over
 			return nil
-		case h.next != 0 || id%2 == 0:
-			return &http2Error{code: http2.ErrCodeProtocol, silent: true}
 		}
 		return h.open(id, m)
 	}
 	defer h.mu.Unlock()
 	if s.err != nil {
 		return nil
-	}
-	if s.remoteEnd {
-		e := &http2Error{code: http2.ErrCodeStreamClosed, silent: true, details: "http2.unknown.nghttp2.error"}
-		s.fail(e)
-		return e
 	}
 	e := m.whole()
 	length := m.check.length // of content that is missing if this is the end
@@ -670,7 +663,7 @@ func (h *http2Conn) settings(f *http2.SettingsFrame) *http2Error {
 	defer h.mu.Unlock()
 	if f.IsAck() {
 		if h.unacked == 0 {
-			return &http2Error{code: http2.ErrCodeProtocol, silent: true}
+			return unknownError(http2.ErrCodeProtocol)
 		}
 		if h.unacked--; h.unacked == 0 { // until then the peer does not know
 			h.hpack.SetAllowedMaxDynamicTableSize(h.options.tableSize)
@@ -688,7 +681,6 @@ func (h *http2Conn) settings(f *http2.SettingsFrame) *http2Error {
 			return e
 		}
 	}
-	h.prioritySet = true // nothing said is 0
 	h.settled = true
 	h.framer.WriteSettingsAck()
 	h.control++
@@ -726,12 +718,12 @@ func (h *http2Conn) setting(f *http2.SettingsFrame, i int) *http2Error {
 		}
 	case http2.SettingMaxFrameSize:
 		h.peerFrame = int(s.Val)
-	case settingEnableConnect:
-		wrong = s.Val > 1 || client && h.peerConnect && s.Val == 0
+	case http2.SettingEnableConnectProtocol:
+		wrong = wrong || client && h.peerConnect && s.Val == 0
 		h.peerConnect = s.Val == 1
-	case settingNoPriorities:
-		wrong = s.Val > 1 || h.prioritySet && h.noPriorities != (s.Val == 1)
-		h.prioritySet, h.noPriorities = true, s.Val == 1
+	case http2.SettingNoRFC7540Priorities: // which may not change (RFC 9218 2.1)
+		wrong = s.Val > 1 || h.settled && h.noPriorities != (s.Val == 1)
+		h.noPriorities = s.Val == 1
 	}
 	if wrong {
 		return unknownError(http2.ErrCodeProtocol)
@@ -739,17 +731,10 @@ func (h *http2Conn) setting(f *http2.SettingsFrame, i int) *http2Error {
 	return nil
 }
 
-// What x/net has no names for: SETTINGS_ENABLE_CONNECT_PROTOCOL (RFC 8441 3),
-// and SETTINGS_NO_RFC7540_PRIORITIES (RFC 9218 2.1), which may not change.
-const (
-	settingEnableConnect = http2.SettingID(0x8)
-	settingNoPriorities  = http2.SettingID(0x9)
-)
-
 func (h *http2Conn) windowUpdate(f *http2.WindowUpdateFrame) *http2Error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	e := &http2Error{code: http2.ErrCodeFlowControl, silent: true, details: "http2.unknown.nghttp2.error"}
+	e := unknownError(http2.ErrCodeFlowControl)
 	if f.StreamID == 0 {
 		none := h.sendWindow <= 0
 		if h.sendWindow += int64(f.Increment); h.sendWindow > largestWindow {
@@ -765,7 +750,7 @@ func (h *http2Conn) windowUpdate(f *http2.WindowUpdateFrame) *http2Error {
 	s := h.streams[f.StreamID]
 	if s == nil {
 		if h.idle(f.StreamID) {
-			return &http2Error{code: http2.ErrCodeProtocol, silent: true}
+			return unknownError(http2.ErrCodeProtocol)
 		}
 		return nil
 	}
@@ -794,7 +779,7 @@ func (h *http2Conn) resetFrame(f *http2.RSTStreamFrame) *http2Error {
 			s.forget()
 		}
 	case h.idle(f.StreamID):
-		return &http2Error{code: http2.ErrCodeProtocol, silent: true}
+		return unknownError(http2.ErrCodeProtocol)
 	}
 	if h.onReset != nil {
 		return h.onReset(s)
@@ -819,16 +804,15 @@ func (h *http2Conn) peerGoesAway(last uint32) *http2Error {
 	return nil
 }
 
-func (h *http2Conn) ping(f *http2.PingFrame) *http2Error {
+func (h *http2Conn) ping(f *http2.PingFrame) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if f.IsAck() {
 		h.ponged(true)
-		return nil
+		return
 	}
 	h.framer.WritePing(true, f.Data)
 	h.control++
-	return nil
 }
 
 // giveBack lets the peer send as much again on the connection. The lock is
@@ -876,7 +860,6 @@ type http2Stream struct {
 	endAlone          bool // END_STREAM came without content
 
 	remoteEnd, localEnd bool
-	ending              bool // is in http2.ended
 	farewell            bool // with its end the connection is over, which its peer had said
 	err                 error
 	peerReset           bool
@@ -926,8 +909,8 @@ func (s *http2Stream) over() {
 	}
 	h := s.http2
 	if h.batch && h.next == 0 { // its end is not written yet
-		if !s.ending {
-			s.ending, h.ended = true, append(h.ended, s)
+		if !slices.Contains(h.ended, s) {
+			h.ended = append(h.ended, s)
 		}
 		return
 	}

@@ -76,7 +76,7 @@ func (o *http2Options) settings() []http2.Setting {
 	}
 	return append(o.custom[:len(o.custom):len(o.custom)],
 		http2.Setting{ID: http2.SettingHeaderTableSize, Val: o.tableSize},
-		http2.Setting{ID: settingEnableConnect, Val: connect},
+		http2.Setting{ID: http2.SettingEnableConnectProtocol, Val: connect},
 		http2.Setting{ID: http2.SettingMaxConcurrentStreams, Val: o.maxStreams},
 		http2.Setting{ID: http2.SettingInitialWindowSize, Val: uint32(o.streamWindow)})
 }

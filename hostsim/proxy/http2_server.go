@@ -160,6 +160,7 @@ func (h *http2Server) serveStream(st *http2Stream, m *http2Message) *http2Error 
 	served := make(chan struct{})
 	h.mu.Lock()
 	st.served = served
+	batch := h.batch
 	h.mu.Unlock()
 	c.stream.queued = make(chan struct{})
 	queued := c.stream.queued
@@ -174,9 +175,6 @@ func (h *http2Server) serveStream(st *http2Stream, m *http2Message) *http2Error 
 		<-served
 		return refused
 	}
-	h.mu.Lock()
-	batch := h.batch
-	h.mu.Unlock()
 	if batch || h.in.Buffered() > 0 { // the next stream comes behind this one at upstreams too, and what they say is written together
 		wait := time.NewTimer(20 * time.Millisecond) // unless this one waits for something else
 		defer wait.Stop()

@@ -41,7 +41,7 @@ func serveUpstreamFrames(c net.Conn, n string, seen chan<- string) {
 	}
 	framer := http2.NewFramer(c, c)
 	framer.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
-	framer.WriteSettings(http2.Setting{ID: settingEnableConnect, Val: 1})
+	framer.WriteSettings(http2.Setting{ID: http2.SettingEnableConnectProtocol, Val: 1})
 	var block bytes.Buffer
 	encoder := hpack.NewEncoder(&block)
 	headers := func(id uint32, end bool, fields ...string) {

@@ -336,7 +336,6 @@ type tlsTransport struct {
 	first     []byte // of what the other side has sent
 	withheld  []byte // an alert
 	records   int    // that were sent
-	asked     bool   // this end has sent something
 	secrets   keyLog
 	key       trafficKey // of the alert
 }

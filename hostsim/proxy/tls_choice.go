@@ -31,13 +31,9 @@ func (t *transportSocket) choose(config *tls.Config, hello *tls.ClientHelloInfo)
 	}
 	if version < tls.VersionTLS13 {
 		certificate := t.certificateFor(hello)
-		if id := t.cipherFor(hello, certificate, version); id != 0 {
+		c.CipherSuites = []uint16{} // none
+		if id := t.cipherFor(hello, certificate, version); id != 0 && curveAgreed(hello, certificate) {
 			c.CipherSuites = []uint16{id}
-		} else {
-			c.CipherSuites = []uint16{}
-		}
-		if !curveAgreed(hello, certificate) {
-			c.CipherSuites = []uint16{}
 		}
 	}
 	return c

@@ -88,10 +88,7 @@ func (b *builder) upstreamTLS(path string, c *corev3.TransportSocket, prefix str
 	}
 	t.stats = newTLSStats(&b.server.Stats, prefix, true)
 	b.noteCertificates(t, u.GetCommonTlsContext())
-	t.sessions = &upstreamSessions{most: 1}
-	if n := u.GetMaxSessionKeys(); n != nil {
-		t.sessions.most = int(n.GetValue())
-	}
+	t.sessions = &upstreamSessions{most: limitOf(u.GetMaxSessionKeys(), 1)}
 	return t, nil
 }
 
@@ -103,11 +100,11 @@ func (b *builder) noteCertificates(t *transportSocket, c *tlsv3.CommonTlsContext
 		t.stats.expires("unnamed_cert", t.config.Certificates[i].Leaf)
 		context.Shown = append(context.Shown, NamedCertificate{sourcePath(c.GetTlsCertificates()[i].GetCertificateChain()), t.config.Certificates[i].Leaf})
 	}
-	t.stats.expires("unnamed_ca_cert", t.verify.authority)
-	if t.verify.authority == nil && c.GetValidationContext() != nil { // which has nobody whose time would be over
+	switch {
+	case t.verify.authority == nil && c.GetValidationContext() != nil: // nobody whose time would be over
 		t.stats.stats.Gauge(t.stats.prefix + "certificate.unnamed_ca_cert.expiration_unix_time_seconds").Set(math.MaxInt64)
-	}
-	if t.verify.authority != nil {
+	case t.verify.authority != nil:
+		t.stats.expires("unnamed_ca_cert", t.verify.authority)
 		context.Authority = NamedCertificate{sourcePath(c.GetValidationContext().GetTrustedCa()), t.verify.authority}
 	}
 	b.server.certificates = append(b.server.certificates, context)

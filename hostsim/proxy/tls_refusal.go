@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/hkdf"
@@ -76,6 +77,9 @@ const (
 	recordContent   = 23
 )
 
+// unreadableHello is a ClientHello that is none.
+func unreadableHello() *refusal { return &refusal{131, "CLIENTHELLO_PARSE_FAILED", alertDecodeError} }
+
 // firstRecord judges a client's first bytes (tls_open_handshake of BoringSSL):
 // nil is a ClientHello, or what may become one. What is no record of a handshake
 // at all is known from its head.
@@ -91,7 +95,7 @@ func firstRecord(b []byte) *refusal {
 	case begins("CONNE"):
 		return &refusal{155, "HTTPS_PROXY_REQUEST", 0}
 	case b[0]&0x80 != 0 && b[2] == 1 && b[3] == 3: // SSL 2.0
-		return &refusal{131, "CLIENTHELLO_PARSE_FAILED", alertDecodeError}
+		return unreadableHello()
 	case b[1] != 3:
 		return &refusal{247, "WRONG_VERSION_NUMBER", alertProtocolVersion}
 	case int(binary.BigEndian.Uint16(b[3:])) > longestRecord:
@@ -138,18 +142,16 @@ func (t *transportSocket) refusedClient(err error, transport *tlsTransport, hell
 	case received:
 		return alertReceived(alert)
 	case hello == nil:
-		if why = firstRecord(transport.first); why != nil {
-			return why
-		}
-		if len(transport.withheld) == 0 {
+		why = firstRecord(transport.first)
+		if why == nil && len(transport.withheld) == 0 {
 			return &refusal{} // the client has gone
 		}
-		return &refusal{131, "CLIENTHELLO_PARSE_FAILED", alertDecodeError}
+		return cmp.Or(why, unreadableHello())
 	case len(transport.withheld) == 0:
 		return &refusal{}
 	case !slices.ContainsFunc(hello.SupportedVersions, func(v uint16) bool { return v >= t.config.MinVersion && v <= t.config.MaxVersion }):
 		return &refusal{240, "UNSUPPORTED_PROTOCOL", alertProtocolVersion}
-	case t.verify.required && len(s.PeerCertificates) == 0 && !s.DidResume && transport.asked:
+	case t.verify.required && len(s.PeerCertificates) == 0 && !s.DidResume && transport.records > 0:
 		t.stats.verifyNoCert.Add(1)
 		return &refusal{noCertificate, "PEER_DID_NOT_RETURN_A_CERTIFICATE:peer did not provide required client certificate", transport.withheldAlert()}
 	case len(hello.SupportedCurves) > 0 && !slices.ContainsFunc(hello.SupportedCurves, func(c tls.CurveID) bool { return slices.Contains(t.config.CurvePreferences, c) }):
@@ -157,9 +159,9 @@ func (t *transportSocket) refusedClient(err error, transport *tlsTransport, hell
 			return &refusal{266, "NO_SHARED_GROUP", alertHandshakeFailure}
 		}
 		return &refusal{243, "WRONG_CURVE", alertHandshakeFailure}
-	case !transport.asked && s.Version != tls.VersionTLS13 && !curveAgreed(hello, t.certificateFor(hello)):
+	case transport.records == 0 && s.Version != tls.VersionTLS13 && !curveAgreed(hello, t.certificateFor(hello)):
 		return &refusal{243, "WRONG_CURVE", alertHandshakeFailure}
-	case !transport.asked:
+	case transport.records == 0:
 		return &refusal{184, "NO_SHARED_CIPHER", alertHandshakeFailure}
 	}
 	return &refusal{alert: transport.withheldAlert()}
@@ -215,7 +217,6 @@ func (t *tlsTransport) Write(p []byte) (int, error) {
 			return len(p), nil
 		}
 		t.records++
-		t.asked = true
 		rest = rest[size:]
 	}
 	return t.TCPConn.Write(p)

@@ -428,7 +428,8 @@ func (b *builder) wasm(path string, c *wasmv3.PluginConfig) (filterFactory, erro
 	case c.GetFailurePolicy() == wasmv3.FailurePolicy_FAIL_RELOAD:
 		config.FailurePolicy = vm.FailReload
 	}
-	if same := s.wasm[config.Key()]; same != nil {
+	key := config.Key()
+	if same := s.wasm[key]; same != nil {
 		return same, nil
 	}
 	b.guestLog.note()
@@ -470,7 +471,7 @@ func (b *builder) wasm(path string, c *wasmv3.PluginConfig) (filterFactory, erro
 		ticks.start(plugin)
 	}
 	factory := &wasmFactory{plugin, plugin.Exports("proxy_on_request_body"), plugin.Exports("proxy_on_response_body")}
-	s.wasm[config.Key()] = factory
+	s.wasm[key] = factory
 	return factory, nil
 }
 

@@ -74,7 +74,7 @@ run: build $(if $(ENVOY),$(envoy)) ## Show handshakes and pages on their way thr
 
 # The bootstraps of e2e/testdata/nodiff whose cases do not turn on who is faster.
 # `make nodiff` plays all, and takes minutes.
-NODIFF ?= plain|upgrade.*|wasm|guest-signatures|routes-.*|route-.*|headers-.*|redirects.*|rewrites|direct.*|mutat.*|metadata.*|filter-.*|rbac.*|cel|subset-fallbacks|clusters-.*|listeners|log-types|old-spellings|path-normalization|strip-host|xff|sanitize|request-id
+NODIFF ?= plain|upgrade.*|wasm|guest-signatures|routes-.*|route-.*|headers-.*|redirects.*|rewrites|direct.*|mutat.*|metadata.*|filter-.*|rbac.*|cel|subset-fallbacks|clusters-.*|listeners|log-types|old-spellings|path-normalization|http2-pieces|strip-host|xff|sanitize|request-id
 
 .PHONY: test
 test: build guest-go envoy ## Run every test, with the real Envoys beside hostsim

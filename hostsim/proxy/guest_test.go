@@ -246,3 +246,43 @@ func TestCalloutsWithContent(t *testing.T) {
 		t.Errorf("status %d, trace\n%s\nwants\n%s", status, trace, want)
 	}
 }
+
+// How many VMs Envoy 1.40 has made, with one worker, when it has loaded a plugin
+// in each of two listeners (wasm.envoy.wasm.runtime.v8.created).
+func TestPluginsOfTwoListeners(t *testing.T) {
+	for _, tt := range []struct {
+		name, second string
+		want         uint64
+	}{
+		{"the same", "", 4}, // to initialise, to try, and one for each thread
+		{"another failure policy", "failure_policy: FAIL_OPEN, ", 5},
+		{"other capabilities", "capability_restriction_config: {allowed_capabilities: {proxy_log: {}}}, ", 4},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			text := "static_resources:\n  listeners:\n"
+			for i, more := range []string{"", tt.second} {
+				text += fmt.Sprintf(`  - name: l%d
+    address: {socket_address: {address: 127.0.0.1, port_value: 0}}
+    filter_chains:
+    - filters:
+      - name: hcm
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+          stat_prefix: s
+          route_config: {}
+          http_filters:
+          - name: scripted
+            typed_config:
+              "@type": type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm
+              config: {name: scripted, %svm_config: {runtime: envoy.wasm.runtime.v8, code: {local: {filename: ../../e2e/testdata/guests/scripted.wasm}}}}
+          - name: envoy.filters.http.router
+            typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}
+`, i, more)
+			}
+			s, _ := startServer(t, text, Options{Concurrency: 1, CacheDir: t.TempDir()})
+			if got := s.engine.Stats().Created; got != tt.want {
+				t.Errorf("%d VMs were made, want %d", got, tt.want)
+			}
+		})
+	}
+}
